@@ -37,3 +37,9 @@ type StoreStatus struct {
 	Agents             int   `json:"agents"`
 	StateBytes         int64 `json:"state_bytes"`
 }
+
+// TagCount is a tag and how many agents carry it.
+type TagCount struct {
+	Tag    string `json:"tag"`
+	Agents int    `json:"agents"`
+}
