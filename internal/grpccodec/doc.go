@@ -9,5 +9,5 @@
 // decompressor, so a bomb costs no more than one message. What a decompressor
 // may hold for itself is bounded here: one block of at most 1 MiB for snappy,
 // one window of at most 16 MiB for zstd, 32 KiB for gzip. All of them work in
-// the caller's goroutine and come from pools.
+// the caller's goroutine, and all but zstd's decoder come from pools.
 package grpccodec

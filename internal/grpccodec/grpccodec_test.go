@@ -10,6 +10,7 @@ import (
 	"math/rand/v2"
 	"sync"
 	"testing"
+	"testing/synctest"
 
 	"github.com/klauspost/compress/s2"
 	"github.com/klauspost/compress/zstd"
@@ -212,6 +213,45 @@ func TestConcurrentUse(t *testing.T) {
 				})
 			}
 			wg.Wait()
+		})
+	}
+}
+
+// TestPoolsOutliveABubble guards against pooling anything that holds a channel:
+// what one bubble put back would end the process of the next one.
+func TestPoolsOutliveABubble(t *testing.T) {
+	data := bytes.Repeat([]byte("x"), 100_000)
+	for _, name := range packed() {
+		t.Run(name, func(t *testing.T) {
+			c := compressor(t, name)
+			use := func(t *testing.T) {
+				for range 5 {
+					got, err := unpack(c, pack(t, c, data), 1<<20)
+					if err != nil || !bytes.Equal(got, data) {
+						t.Fatalf("%d bytes, %v", len(got), err)
+					}
+				}
+			}
+			for range 3 {
+				synctest.Test(t, use)
+			}
+			use(t)
+		})
+	}
+}
+
+func BenchmarkDecompress(b *testing.B) {
+	for _, name := range packed() {
+		b.Run(name, func(b *testing.B) {
+			c := compressor(b, name)
+			in := pack(b, c, bytes.Repeat([]byte("hello, this is one record of some; "), 600))
+			b.ReportAllocs()
+			b.SetBytes(35 * 600)
+			for b.Loop() {
+				if _, err := unpack(c, in, 10<<20); err != nil {
+					b.Fatal(err)
+				}
+			}
 		})
 	}
 }
