@@ -1,0 +1,156 @@
+// SPDX-FileCopyrightText: The Muster Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package recordlog
+
+import (
+	"container/list"
+	"log/slog"
+	"slices"
+	"sync"
+	"time"
+)
+
+// failuresBeforeAway is how many attempts in a row fail before a partition
+// counts as away: one is usual when a leader changes.
+const failuresBeforeAway = 2
+
+// warnEvery is how often the log says that Kafka is still away.
+const warnEvery = time.Minute
+
+// Status is Kafka's state as this node sees it.
+type Status struct {
+	// Up is true while metadata comes and no partition's batch fails again and again.
+	Up         bool      `json:"up"`
+	AwaySince  time.Time `json:"away_since"` // zero while up
+	Brokers    []string  `json:"brokers"`    // host:port; the configured ones until others are learnt
+	Partitions int       `json:"partitions"` // of the topic; 0 until learnt
+	LastError  string    `json:"last_error"` // in words, with what to do; empty while up
+}
+
+// Status returns Kafka's state.
+func (l *Log) Status() Status { return l.health.status() }
+
+// failed notes an attempt that will be made again.
+func (l *Log) failed(partition, failures int, err error, o outcome) {
+	l.metrics.retries.WithLabelValues(o.reason).Inc()
+	l.refreshSoon()
+	if failures >= failuresBeforeAway {
+		l.health.partitionFailed(partition, explain(err, l.opts.Topic))
+	}
+}
+
+// health knows what fails now, and logs when Kafka goes away and comes back.
+type health struct {
+	logger *slog.Logger
+
+	mu       sync.Mutex
+	now      Status
+	metadata bool         // the last metadata request succeeded
+	failing  map[int]bool // partitions whose batch fails
+	warned   time.Time    // last log line about being away
+}
+
+// newHealth starts as away: nothing is known yet.
+func newHealth(logger *slog.Logger, brokers []string, now time.Time) *health {
+	return &health{
+		logger:  logger,
+		now:     Status{AwaySince: now, Brokers: brokers, LastError: "not connected yet"},
+		failing: make(map[int]bool),
+	}
+}
+
+func (h *health) status() Status {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	s := h.now
+	s.Brokers = slices.Clone(s.Brokers)
+	return s
+}
+
+func (h *health) learnt(brokers []string, partitions int) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.now.Brokers, h.now.Partitions = brokers, partitions
+}
+
+func (h *health) metadataOK() {
+	h.change(func() { h.metadata = true }, "")
+}
+
+func (h *health) metadataFailed(why string) {
+	h.change(func() { h.metadata = false }, why)
+}
+
+func (h *health) partitionOK(partition int) {
+	h.change(func() { delete(h.failing, partition) }, "")
+}
+
+func (h *health) partitionFailed(partition int, why string) {
+	h.change(func() { h.failing[partition] = true }, why)
+}
+
+// change applies what happened and derives the status from it.
+func (h *health) change(apply func(), why string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	apply()
+	was := h.now
+	up := h.metadata && len(h.failing) == 0
+	if up {
+		h.now.Up, h.now.AwaySince, h.now.LastError = true, time.Time{}, ""
+	} else {
+		h.now.Up = false
+		if was.Up {
+			h.now.AwaySince = time.Now()
+		}
+		if why != "" {
+			h.now.LastError = why
+		}
+	}
+	switch {
+	case up && !was.Up:
+		h.logger.Info("kafka is there", "brokers", h.now.Brokers, "partitions", h.now.Partitions,
+			"away_for", time.Since(was.AwaySince))
+	case !up && (was.Up || time.Since(h.warned) >= warnEvery):
+		h.warned = time.Now()
+		h.logger.Warn("kafka is away; records are held in memory until it is back",
+			"away_since", h.now.AwaySince, "error", h.now.LastError)
+	}
+}
+
+// throttle lets one event of a key through in each period. Of more than max
+// keys, the one let through longest ago is forgotten.
+type throttle struct {
+	max    int
+	period time.Duration
+
+	mu    sync.Mutex
+	keys  map[string]*list.Element // of throttled
+	order *list.List               // oldest first
+}
+
+type throttled struct {
+	key  string
+	last time.Time
+}
+
+func newThrottle(maxKeys int, period time.Duration) *throttle {
+	return &throttle{max: maxKeys, period: period, keys: make(map[string]*list.Element), order: list.New()}
+}
+
+func (t *throttle) allow(key string, now time.Time) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if e, ok := t.keys[key]; ok {
+		if now.Sub(e.Value.(throttled).last) < t.period {
+			return false
+		}
+		t.order.Remove(e)
+	} else if len(t.keys) >= t.max {
+		oldest := t.order.Front()
+		delete(t.keys, t.order.Remove(oldest).(throttled).key)
+	}
+	t.keys[key] = t.order.PushBack(throttled{key, now})
+	return true
+}

@@ -1,0 +1,139 @@
+// SPDX-FileCopyrightText: The Muster Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package recordlog
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// Defaults of Options.
+const (
+	DefaultTopic           = "hids_svr"
+	DefaultPartitions      = 8
+	DefaultMaxPendingBytes = 64 << 20
+	// DefaultMaxRecordBytes is Kafka's default message.max.bytes less room for
+	// the batch's header and a margin.
+	DefaultMaxRecordBytes = 1<<20 - 4<<10
+	DefaultFlushTimeout   = 10 * time.Second
+	DefaultRequestTimeout = 10 * time.Second
+)
+
+const (
+	// batchBytes is the size at which a batch is closed and sent at once.
+	batchBytes = 512 << 10
+	// linger is how long a batch that is not full waits for more records.
+	linger = 20 * time.Millisecond
+)
+
+// Compression names the codec of record batches.
+type Compression string
+
+// The codecs that Kafka knows and that are offered.
+const (
+	CompressionNone   Compression = "none"
+	CompressionSnappy Compression = "snappy"
+	CompressionLZ4    Compression = "lz4"
+	CompressionZstd   Compression = "zstd"
+)
+
+// SASL names the mechanism and holds the credentials for the brokers.
+type SASL struct {
+	Mechanism string // plain, scram-sha-256 or scram-sha-512
+	User      string
+	Password  string
+}
+
+// Dialer opens a connection to a broker's host:port.
+type Dialer func(ctx context.Context, network, addr string) (net.Conn, error)
+
+// Options configure a Log. Only Brokers, Logger and Registerer are required;
+// zero means the default everywhere else.
+type Options struct {
+	Brokers     []string // host:port of any brokers; the others are learnt from them
+	Topic       string
+	Partitions  int         // of the topic, if it has to be created
+	Compression Compression // default none
+
+	SASL *SASL
+	TLS  *tls.Config // ServerName is set to the broker's host if empty
+	Dial Dialer      // default: TCP
+
+	// MaxPendingBytes bounds the records that are held in memory, each counted
+	// with its key and 32 bytes of framing. Append waits when it is reached.
+	MaxPendingBytes int64
+	// MaxRecordBytes bounds one record with its key and framing; it belongs a
+	// little under the brokers' message.max.bytes.
+	MaxRecordBytes int
+
+	FlushTimeout   time.Duration // at the end, for what is still pending
+	RequestTimeout time.Duration // of each dial and each request to a broker
+
+	Logger     *slog.Logger
+	Registerer prometheus.Registerer
+}
+
+// withDefaults returns a copy in which nothing optional is zero.
+func (o Options) withDefaults() Options {
+	setDefault(&o.Topic, DefaultTopic)
+	setDefault(&o.Partitions, DefaultPartitions)
+	setDefault(&o.Compression, CompressionNone)
+	setDefault(&o.MaxPendingBytes, DefaultMaxPendingBytes)
+	setDefault(&o.MaxRecordBytes, DefaultMaxRecordBytes)
+	setDefault(&o.FlushTimeout, DefaultFlushTimeout)
+	setDefault(&o.RequestTimeout, DefaultRequestTimeout)
+	if o.Dial == nil {
+		o.Dial = (&net.Dialer{}).DialContext
+	}
+	return o
+}
+
+func setDefault[T comparable](field *T, value T) {
+	var zero T
+	if *field == zero {
+		*field = value
+	}
+}
+
+// validate names the first field that cannot be used. It expects defaults to be set.
+func (o *Options) validate() error {
+	if len(o.Brokers) == 0 {
+		return errors.New("recordlog: Brokers: at least one host:port is needed")
+	}
+	for _, b := range o.Brokers {
+		if _, _, err := net.SplitHostPort(b); err != nil {
+			return fmt.Errorf("recordlog: Brokers: %q is not host:port: %w", b, err)
+		}
+	}
+	if o.SASL != nil {
+		if _, err := o.SASL.mechanism(); err != nil {
+			return fmt.Errorf("recordlog: SASL: %w", err)
+		}
+	}
+	if _, err := newCompressor(o.Compression); err != nil {
+		return fmt.Errorf("recordlog: Compression: %w", err)
+	}
+	switch {
+	case o.Partitions < 0:
+		return fmt.Errorf("recordlog: Partitions: %d is negative", o.Partitions)
+	case o.MaxRecordBytes < 1024:
+		return fmt.Errorf("recordlog: MaxRecordBytes: %d is below 1024", o.MaxRecordBytes)
+	case o.MaxPendingBytes < int64(o.MaxRecordBytes):
+		return fmt.Errorf("recordlog: MaxPendingBytes: %d is below MaxRecordBytes (%d)", o.MaxPendingBytes, o.MaxRecordBytes)
+	case o.FlushTimeout < 0 || o.RequestTimeout < 0:
+		return errors.New("recordlog: FlushTimeout and RequestTimeout must not be negative")
+	case o.Logger == nil:
+		return errors.New("recordlog: Logger is required")
+	case o.Registerer == nil:
+		return errors.New("recordlog: Registerer is required")
+	}
+	return nil
+}
