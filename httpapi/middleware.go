@@ -1,0 +1,198 @@
+// SPDX-FileCopyrightText: The Muster Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package httpapi
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/netip"
+	"runtime/debug"
+	"time"
+
+	"github.com/julienschmidt/httprouter"
+
+	"muster/fleet"
+)
+
+// call is what is known about one request before its handler runs.
+type call struct {
+	route  Route
+	kind   Listener
+	params httprouter.Params
+	// caller is the zero value on open routes.
+	caller caller
+}
+
+// param is a variable of the route's path.
+func (c *call) param(name string) string { return c.params.ByName(name) }
+
+// answer is the ResponseWriter of a request; it remembers the status.
+type answer struct {
+	http.ResponseWriter
+	status int // 0 until something is written
+}
+
+func (w *answer) WriteHeader(status int) {
+	if w.status == 0 {
+		w.status = status
+	}
+	w.ResponseWriter.WriteHeader(status)
+}
+
+func (w *answer) Write(b []byte) (int, error) {
+	if w.status == 0 {
+		w.status = http.StatusOK
+	}
+	return w.ResponseWriter.Write(b)
+}
+
+// Unwrap is for http.ResponseController.
+func (w *answer) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+
+// serve puts everything that is the same for all routes around one of them.
+func (a *API) serve(route Route, kind Listener) httprouter.Handle {
+	st := styleOf(route.Path)
+	return func(rw http.ResponseWriter, r *http.Request, params httprouter.Params) {
+		w := &answer{ResponseWriter: rw}
+		setSecurityHeaders(w.Header())
+		defer a.observe(w, route.Method, route.Path, a.opts.Now())
+		defer a.recoverPanic(w, r, route.Path, st)
+		ctx, cancel := context.WithTimeout(r.Context(), a.opts.RequestTimeout)
+		defer cancel()
+		r = r.WithContext(ctx)
+		if r.Body != nil {
+			r.Body = http.MaxBytesReader(w, r.Body, a.opts.MaxBodyBytes)
+		}
+		c := &call{route: route, kind: kind, params: params}
+		if err := a.admit(w, r, c); err != nil {
+			a.refuse(w, r, st, err)
+			return
+		}
+		if err := route.handle(w, r, c); err != nil {
+			a.refuse(w, r, st, err)
+		}
+	}
+}
+
+// admit judges the caller before the handler sees anything.
+func (a *API) admit(w http.ResponseWriter, r *http.Request, c *call) error {
+	if c.route.Access.open {
+		return nil
+	}
+	if err := a.checkTransport(r, c); err != nil {
+		return err
+	}
+	who, err := a.authenticate(r, c.route.Access)
+	if err != nil {
+		a.metrics.refused.WithLabelValues(refusalLabel(err)).Inc()
+		return err
+	}
+	c.caller = who
+	if who.User != "" {
+		w.Header().Set("user", who.User)
+	}
+	w.Header().Set("Cache-Control", "no-store")
+	return nil
+}
+
+// checkTransport refuses credentials of the native API that crossed a network
+// in the clear. It does not look at them, so nothing can be learned here.
+func (a *API) checkTransport(r *http.Request, c *call) error {
+	if c.kind == ListenerHTTPS || a.opts.AllowPlainHTTP || styleOf(c.route.Path) != styleV1 {
+		return nil
+	}
+	if ip := sourceAddr(r); ip.IsLoopback() {
+		return nil
+	}
+	return fleet.Refuse(fleet.CodeForbidden,
+		"credentials of /v1 are not taken over plain HTTP from another host: use https, or start the node with --allow-plain-http")
+}
+
+// sourceAddr is where the request's connection comes from, without a port or
+// zone; the zero Addr if that cannot be told.
+func sourceAddr(r *http.Request) netip.Addr {
+	host, _, err := net.SplitHostPort(r.RemoteAddr)
+	if err != nil {
+		return netip.Addr{}
+	}
+	ip, err := netip.ParseAddr(host)
+	if err != nil {
+		return netip.Addr{}
+	}
+	return ip.Unmap().WithZone("")
+}
+
+func setSecurityHeaders(h http.Header) {
+	h.Set("X-Content-Type-Options", "nosniff")
+	h.Set("X-Frame-Options", "DENY")
+	h.Set("Referrer-Policy", "no-referrer")
+	h.Set("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'")
+}
+
+// recoverPanic answers 500 if it still can. http.ErrAbortHandler passes.
+func (a *API) recoverPanic(w *answer, r *http.Request, pattern string, st style) {
+	v := recover()
+	if v == nil {
+		return
+	}
+	if v == http.ErrAbortHandler { //nolint:errorlint // the value itself is the sign, as net/http compares it
+		panic(v)
+	}
+	a.metrics.panics.Inc()
+	a.log.Error("panic in an http handler", "route", pattern, "panic", fmt.Sprint(v), "stack", string(debug.Stack()))
+	if w.status == 0 {
+		a.refuse(w, r, st, errInternal)
+	}
+}
+
+// observe counts a finished request. method and pattern come from the route
+// table, never from the client.
+func (a *API) observe(w *answer, method, pattern string, begun time.Time) {
+	status := w.status
+	if status == 0 {
+		status = http.StatusOK
+	}
+	class := fmt.Sprintf("%dxx", status/100)
+	a.metrics.requests.WithLabelValues(method, pattern, class).Inc()
+	a.metrics.seconds.WithLabelValues(method, pattern).Observe(a.opts.Now().Sub(begun).Seconds())
+}
+
+// unrouted answers what no route serves.
+func (a *API) unrouted(_ Listener, status int) http.Handler {
+	return http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		w := &answer{ResponseWriter: rw}
+		setSecurityHeaders(w.Header())
+		defer a.observe(w, "any", "unmatched", a.opts.Now())
+		switch {
+		case status == http.StatusNoContent:
+			w.WriteHeader(status)
+		case styleOf(r.URL.Path) == styleV1:
+			p := Problem{Status: status, Code: "not_found", Detail: "there is no such path; GET /v1/openapi.json lists them all"}
+			if status == http.StatusMethodNotAllowed {
+				p.Code, p.Detail = "method_not_allowed", "the path is served, but not with this method; see the header Allow"
+			}
+			writeProblem(w, p)
+		default:
+			http.Error(w, http.StatusText(status), status)
+		}
+	})
+}
+
+// readBody reads the whole body and puts it back, so that what was checked is
+// what is handled.
+func readBody(r *http.Request) ([]byte, error) {
+	if r.Body == nil {
+		return nil, nil
+	}
+	body, err := io.ReadAll(r.Body)
+	if err != nil {
+		return nil, bodyError(err)
+	}
+	r.Body = io.NopCloser(bytes.NewReader(body))
+	return body, nil
+}
