@@ -29,7 +29,7 @@ var hygieneCases = []hygieneCase{
 	},
 	{
 		rule: "PackageComments",
-		good: map[string]string{"p/doc.go": docGo, "p/a.go": goHead, "cmd/p/doc.go": "// Command p runs.\npackage main\n"},
+		good: map[string]string{"p/doc.go": docGo, "p/a.go": goHead, "cmd/p/doc.go": "// Package main runs.\npackage main\n"},
 		bad: map[string]string{
 			"p/doc.go": goHead, "q/a.go": "// Package q is.\npackage q\n", "r/doc.go": "// This is r.\npackage r\n",
 		},
@@ -127,6 +127,14 @@ var hygieneCases = []hygieneCase{
 		good: map[string]string{"a.md": "see https://example.com/work/x and /var/lib/muster/work/\n", "b.sh": "cd framework/\n"},
 		bad:  map[string]string{"a.md": "see\n`/wo" + "rk/main/a.go`\n", "b.sh": "x=/tmp/too" + "ls/y\n", "c.go": "package c\n// From shared/" + "design/a.md.\n"},
 		want: []string{"a.md:2", "b.sh:1", "c.go:2"},
+	},
+	{
+		rule: "Links",
+		good: map[string]string{
+			"docs/a.md": "[a](b.md) [b](../README.md#c) [c](#c) [d](https://example.com/x.md) ![e](pictures)", "docs/b.md": "", "README.md": "", "docs/pictures/x.svg": "",
+		},
+		bad:  map[string]string{"docs/a.md": "[a](a.md)\n[b](b.md#c)\n![c](../b.svg)\n"},
+		want: []string{"docs/a.md:2", "docs/a.md:3"},
 	},
 }
 

@@ -52,11 +52,7 @@ func rulePackageComments(t *sourceTree) []violation {
 			continue
 		}
 		commented[f.path] = true
-		// A command has no name that its users write: "Command muster …".
 		begin := "Package " + f.ast.Name.Name + " "
-		if f.ast.Name.Name == "main" {
-			begin = "Command " + path.Base(f.dir) + " "
-		}
 		switch {
 		case path.Base(f.path) != "doc.go":
 			faults = append(faults, violation{
@@ -299,6 +295,38 @@ func rulePaths(t *sourceTree) []violation {
 		}
 	}
 	return faults
+}
+
+// ruleLinks: what a document links to in the repository is there.
+func ruleLinks(t *sourceTree) []violation {
+	var faults []violation
+	for _, name := range t.names {
+		if path.Ext(name) != ".md" {
+			continue
+		}
+		for _, m := range link.FindAllStringSubmatchIndex(t.text[name], -1) {
+			to := t.text[name][m[2]:m[3]]
+			if strings.Contains(to, ":") || strings.HasPrefix(to, "#") {
+				continue // another place on the web, or in the document
+			}
+			to, _, _ = strings.Cut(to, "#")
+			if !t.has(path.Join(path.Dir(name), to)) {
+				line := 1 + strings.Count(t.text[name][:m[2]], "\n")
+				faults = append(faults, violation{
+					"link", name + ":" + strconv.Itoa(line), "links to " + to + ", which is not there", "write it, or take the link out",
+				})
+			}
+		}
+	}
+	return faults
+}
+
+// link matches the target of a Markdown link or picture.
+var link = regexp.MustCompile(`\]\(([^()\s]+)\)`)
+
+// has says whether the tree has such a file or directory.
+func (t *sourceTree) has(name string) bool {
+	return slices.ContainsFunc(t.names, func(n string) bool { return n == name || strings.HasPrefix(n, name+"/") })
 }
 
 // inspect visits every node of every file that a person wrote.

@@ -25,6 +25,7 @@ var hygiene = map[string]func(*sourceTree) []violation{
 	"PackageVariables": rulePackageVars,
 	"Sentinels":        ruleSentinels,
 	"Paths":            rulePaths,
+	"Links":            ruleLinks,
 }
 
 func TestHygiene(t *testing.T) {
