@@ -1,0 +1,173 @@
+// SPDX-FileCopyrightText: The Muster Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"fmt"
+	"maps"
+	"net/http"
+	"slices"
+	"strings"
+
+	"muster/internal/apiclient"
+	"muster/internal/apiv1"
+)
+
+// statusCmd is `muster status`.
+type statusCmd struct {
+	clientFlags
+}
+
+// Run prints the node's account of itself.
+func (c *statusCmd) Run(a *app) error {
+	var s apiv1.Status
+	if err := a.call(http.MethodGet, "/v1/status", nil, &s); err != nil {
+		return err
+	}
+	return a.show(s, a.statusTable(s))
+}
+
+func (a *app) statusTable(s apiv1.Status) *table {
+	t := &table{}
+	t.add("Node", fmt.Sprintf("%s, version %s, up %s", s.Node, s.Version, duration(a.now().Sub(s.StartedAt))))
+	state := "starting or stopping: it takes no agents"
+	switch {
+	case s.Ready && len(s.Degraded) > 0:
+		state = "ready, degraded: " + strings.Join(s.Degraded, "; ")
+	case s.Ready:
+		state = "ready"
+	case len(s.Degraded) > 0:
+		state += ": " + strings.Join(s.Degraded, "; ")
+	}
+	t.add("State", state)
+	t.add("Cluster", s.Store.ClusterID)
+	t.add("Store", storeLine(s.Store))
+	agents := fmt.Sprintf("%s connected here", count(s.Agents.Connected))
+	if s.Agents.Limit > 0 {
+		agents += fmt.Sprintf(" (limit %s)", count(s.Agents.Limit))
+	}
+	t.add("Agents", fmt.Sprintf("%s, %s known", agents, count(s.Agents.Known)))
+	t.add("Records", fmt.Sprintf("%.1f/s", s.Records.PerSecond))
+	t.add("", ledgerLine(s.Records))
+	t.add("Kafka", kafkaLine(s.Kafka))
+	for i, c := range s.Certificates {
+		t.add(first(i, "Certificates"), fmt.Sprintf("%s: ends %s (%s)", c.Name, a.until(c.NotAfter), c.NotAfter.UTC().Format("2006-01-02")))
+	}
+	for i, l := range s.Listeners {
+		t.add(first(i, "Listeners"), fmt.Sprintf("%s %s", l.Name, l.Addr))
+	}
+	return t
+}
+
+// first names only the first of several lines.
+func first(i int, name string) string {
+	if i == 0 {
+		return name
+	}
+	return ""
+}
+
+func storeLine(s apiv1.Store) string {
+	line := fmt.Sprintf("%s, term %d, applied %d of %d, %s", s.Role, s.Term, s.Applied, s.LastIndex, size(s.StateBytes))
+	switch {
+	case s.Leader == "":
+		line += ", NO LEADER: changes are refused until there is one"
+	case s.Role != "leader":
+		line += fmt.Sprintf(", leader %s heard %d ms ago", s.Leader, s.LeaderContactAgeMS)
+	}
+	if !s.Current {
+		line += ", not current: pushes nothing to agents"
+	}
+	return line
+}
+
+func ledgerLine(l apiv1.Ledger) string {
+	dropped := make([]string, 0, len(l.Dropped))
+	var lost uint64
+	for _, reason := range slices.Sorted(maps.Keys(l.Dropped)) {
+		if n := l.Dropped[reason]; n > 0 {
+			lost += n
+			dropped = append(dropped, fmt.Sprintf("%s %s", reason, count(n)))
+		}
+	}
+	line := fmt.Sprintf("%s received = %s delivered + %s pending + %s spooled + %s refused + %s dropped",
+		count(l.Received), count(l.Delivered), count(l.Pending), count(l.Spooled), count(l.Refused), count(lost))
+	if len(dropped) > 0 {
+		line += " (" + strings.Join(dropped, ", ") + ")"
+	}
+	return line
+}
+
+func kafkaLine(k apiv1.Kafka) string {
+	line := k.State
+	if k.AwaySeconds > 0 {
+		line += fmt.Sprintf(" for %d s", k.AwaySeconds)
+	}
+	line += ", topic " + dash(k.Topic) + " at " + dash(strings.Join(k.Brokers, ","))
+	if k.Embedded {
+		line += ", embedded"
+	}
+	if !k.Replicated && k.Embedded {
+		line += ", not replicated"
+	}
+	if k.Detail != "" {
+		line += ": " + k.Detail
+	}
+	return line
+}
+
+// nodeCmd is `muster node`.
+type nodeCmd struct {
+	clientFlags
+	List nodeListCmd `cmd:"" help:"List the nodes."`
+	Show nodeShowCmd `cmd:"" help:"Show one node."`
+}
+
+type nodeListCmd struct {
+	listFlags
+}
+
+// Run lists the nodes.
+func (c *nodeListCmd) Run(a *app) error {
+	nodes, err := list[apiv1.Node](a, "/v1/nodes", nil, c.Limit)
+	if err != nil {
+		return err
+	}
+	t := &table{head: []string{"NAME", "STATE", "AGENTS", "LIMIT", "RECORDS/S", "REPORT", "VERSION", "ZONE", "AGENT ADDRESS"}}
+	for _, n := range nodes {
+		t.add(n.Name, nodeState(n), count(n.Connections), count(n.ConnectionLimit), fmt.Sprintf("%.1f", n.RecordsPerSecond),
+			a.age(n.ReportedAt), n.Version, dash(n.Zone), dash(n.AgentAddr))
+	}
+	return a.show(nodes, t)
+}
+
+func nodeState(n apiv1.Node) string {
+	if n.Degraded {
+		return n.State + ",degraded"
+	}
+	return n.State
+}
+
+type nodeShowCmd struct {
+	Name string `arg:"" help:"The node's name."`
+}
+
+// Run shows one node.
+func (c *nodeShowCmd) Run(a *app) error {
+	var n apiv1.Node
+	if err := a.call(http.MethodGet, apiclient.Path("v1", "nodes", c.Name), nil, &n); err != nil {
+		return err
+	}
+	t := &table{}
+	t.add("Name", n.Name)
+	t.add("State", nodeState(n))
+	t.add("Version", n.Version)
+	t.add("Zone", dash(n.Zone))
+	t.add("Agents", fmt.Sprintf("%s of at most %s", count(n.Connections), count(n.ConnectionLimit)))
+	t.add("Records", fmt.Sprintf("%.1f/s", n.RecordsPerSecond))
+	t.add("Report", a.age(n.ReportedAt))
+	t.add("Agent address", dash(n.AgentAddr))
+	t.add("HTTP address", dash(n.HTTPAddr))
+	return a.show(n, t)
+}
