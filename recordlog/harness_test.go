@@ -18,6 +18,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/klauspost/compress/zstd"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kgo"
@@ -224,6 +225,7 @@ func (b *broker) read(t *testing.T, opts ...kgo.Opt) []*kgo.Record {
 		kgo.Dialer(b.network.Host(readerIP).DialContext),
 		kgo.ConsumeTopics(topic),
 		kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()),
+		kgo.WithDecompressor(decompressor{}),
 	}, opts...)
 	c, err := kgo.NewClient(opts...)
 	if err != nil {
@@ -246,6 +248,27 @@ func (b *broker) read(t *testing.T, opts ...kgo.Opt) []*kgo.Record {
 			return all
 		}
 	}
+}
+
+// ofKeys returns the records whose key begins with prefix.
+func ofKeys(records []*kgo.Record, prefix string) []*kgo.Record {
+	return slices.DeleteFunc(records, func(r *kgo.Record) bool { return !strings.HasPrefix(string(r.Key), prefix) })
+}
+
+// decompressor is kgo's but for zstd: kgo leaves its decoders to finalizers,
+// which may not close a bubble's channels.
+type decompressor struct{}
+
+func (decompressor) Decompress(src []byte, codec kgo.CompressionCodecType) ([]byte, error) {
+	if codec != kgo.CodecZstd {
+		return kgo.DefaultDecompressor().Decompress(src, codec)
+	}
+	d, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(1))
+	if err != nil {
+		return nil, err
+	}
+	defer d.Close()
+	return d.DecodeAll(src, nil)
 }
 
 // wants is what must be in Kafka: values by key, in order.
@@ -289,4 +312,26 @@ func saramaPartition(key string, n int) int32 {
 	}
 	p := int64(int32(h)) % int64(n)
 	return int32(max(p, -p))
+}
+
+// metric returns the value of a counter or gauge whose labels have the values.
+func metric(t *testing.T, l *running, name string, labels ...string) float64 {
+	t.Helper()
+	families, err := l.reg.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range families {
+		for _, m := range f.GetMetric() {
+			var values []string
+			for _, p := range m.GetLabel() {
+				values = append(values, p.GetValue())
+			}
+			if f.GetName() == name && slices.Equal(values, labels) {
+				return m.GetCounter().GetValue() + m.GetGauge().GetValue()
+			}
+		}
+	}
+	t.Fatalf("no metric %s%v", name, labels)
+	return 0
 }

@@ -1,0 +1,475 @@
+// SPDX-FileCopyrightText: The Muster Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package recordlog_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kfake"
+	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"muster/fleet"
+	"muster/recordlog"
+)
+
+func TestKafkaAwayAtStart(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := startBroker(t)
+		b.goAway()
+		l := startLog(t, b, nil)
+		w := fill(t, l, 2)
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		ledger, status := l.Ledger(), l.Status()
+		if ledger.Pending != w.count() || !ledger.Balanced() {
+			t.Errorf("ledger while away = %+v, want %d pending", ledger, w.count())
+		}
+		if status.Up || time.Since(status.AwaySince) < time.Minute || !strings.Contains(status.LastError, "refused") {
+			t.Errorf("Status while away = %+v, want away for a minute, refused", status)
+		}
+		if n := strings.Count(l.logs.String(), "kafka is away"); n < 1 || n > 2 {
+			t.Errorf("%d log lines about it in a minute, want 1 or 2", n)
+		}
+		b.comeBack()
+		l.settled(t)
+		w.check(t, b.read(t), 8)
+		if s := l.Status(); !s.Up {
+			t.Errorf("Status afterwards = %+v, want up", s)
+		}
+	})
+}
+
+// TestKafkaAwayInTheMiddle refuses, or silences, the broker while many agents
+// append more than fits into memory.
+func TestKafkaAwayInTheMiddle(t *testing.T) {
+	for name, fault := range map[string]struct{ begin, end func(*broker) }{
+		"refused": {(*broker).goAway, (*broker).comeBack},
+		"silent":  {func(b *broker) { b.network.Cut(kafkaIP) }, func(b *broker) { b.network.Heal() }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				const room = 256 << 10
+				b := startBroker(t)
+				l := startLog(t, b, func(o *recordlog.Options) {
+					o.MaxPendingBytes, o.MaxRecordBytes = room, 64<<10
+				})
+				fill(t, l, 3) // a connection to each partition is up
+				l.settled(t)
+				before := l.Ledger().Delivered
+
+				fault.begin(b)
+				w := wants{}
+				var agents sync.WaitGroup
+				for i := range 20 {
+					key := fmt.Sprintf("late-%d", i)
+					for j := range 60 {
+						w.add(key, fmt.Sprintf("%d %s", j, strings.Repeat("y", 500)))
+					}
+					values := w[key]
+					agents.Go(func() {
+						for _, v := range values {
+							l.append(t, key, v)
+						}
+					})
+				}
+				for range 90 {
+					time.Sleep(time.Second)
+					synctest.Wait()
+					if ledger := l.Ledger(); ledger.PendingBytes > room || !ledger.Balanced() {
+						t.Fatalf("ledger while away = %+v, want <= %d bytes pending", ledger, room)
+					}
+				}
+				if ledger := l.Ledger(); ledger.Received-before >= w.count() || l.Status().Up {
+					t.Fatalf("%+v, %+v: want Append to wait and Kafka to be away", ledger, l.Status())
+				}
+				fault.end(b)
+				agents.Wait()
+				ledger := l.settled(t)
+				if got := ledger.Delivered - before; got != w.count() || ledger.PossibleDuplicates != 0 {
+					t.Errorf("ledger = %+v, want %d delivered, no duplicates", ledger, w.count())
+				}
+				w.check(t, ofKeys(b.read(t), "late-"), 8)
+			})
+		})
+	}
+}
+
+func TestLostAnswerMakesNoDuplicate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := startBroker(t)
+		l := startLog(t, b, nil)
+		w := wants{}
+		for i := range 50 {
+			if i%5 == 0 {
+				b.lose.Store(3) // the same batch may lose three answers
+			}
+			key, value := fmt.Sprintf("agent-%d", i%3), fmt.Sprint("record ", i)
+			w.add(key, value)
+			l.append(t, key, value)
+			l.settled(t)
+		}
+		w.check(t, b.read(t), 8)
+		if l.Ledger().PossibleDuplicates != 0 {
+			t.Errorf("ledger = %+v, want no duplicates", l.Ledger())
+		}
+		if n := metric(t, l, "muster_recordlog_retries_total", "no_answer"); n < 10 {
+			t.Errorf("%v retries without an answer, want at least 10: no answer was lost", n)
+		}
+	})
+}
+
+// refuseBatches answers the next n batches with an error instead of writing them.
+func (b *broker) refuseBatches(n int, code *kerr.Error) {
+	b.ControlKey(int16(kmsg.Produce), func(req kmsg.Request) (kmsg.Response, error, bool) {
+		b.KeepControl()
+		if n--; n == 0 {
+			b.DropControl()
+		}
+		r := req.(*kmsg.ProduceRequest)
+		res := r.ResponseKind().(*kmsg.ProduceResponse)
+		for _, rt := range r.Topics {
+			st := kmsg.NewProduceResponseTopic()
+			st.Topic = rt.Topic
+			for _, rp := range rt.Partitions {
+				sp := kmsg.NewProduceResponseTopicPartition()
+				sp.Partition, sp.ErrorCode = rp.Partition, code.Code
+				st.Partitions = append(st.Partitions, sp)
+			}
+			res.Topics = append(res.Topics, st)
+		}
+		return res, nil, true
+	})
+}
+
+func TestRefusedBatchesAreRecovered(t *testing.T) {
+	for _, c := range []struct {
+		code   *kerr.Error
+		reason string
+	}{
+		{kerr.OutOfOrderSequenceNumber, "producer"},
+		{kerr.UnknownProducerID, "producer"},
+		{kerr.InvalidProducerEpoch, "producer"},
+		{kerr.NotLeaderForPartition, "leader"},
+		{kerr.NotEnoughReplicas, "replicas"},
+		{kerr.RequestTimedOut, "replicas"},
+		{kerr.UnknownServerError, "broker_error"},
+		{kerr.KafkaStorageError, "broker_error"},
+		{kerr.TopicAuthorizationFailed, "forbidden"},
+	} {
+		t.Run(c.code.Message, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b := startBroker(t)
+				l := startLog(t, b, nil)
+				w := wants{}
+				for i := range 9 {
+					if i%3 == 1 {
+						b.refuseBatches(2, c.code)
+					}
+					w.add("agent-1", fmt.Sprint(i))
+					l.append(t, "agent-1", fmt.Sprint(i))
+					l.settled(t)
+				}
+				w.check(t, b.read(t), 8)
+				if n := metric(t, l, "muster_recordlog_retries_total", c.reason); n != 6 {
+					t.Errorf("%v retries with reason %s, want 6", n, c.reason)
+				}
+			})
+		})
+	}
+}
+
+// TestNewProducerAfterLostAnswerIsCounted: written, answer lost, then the broker
+// forgets the producer: sent again under another, counted as possibly doubled.
+func TestNewProducerAfterLostAnswerIsCounted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := startBroker(t)
+		l := startLog(t, b, nil)
+		l.append(t, "agent-1", "one")
+		l.settled(t)
+		b.lose.Store(1)
+		l.append(t, "agent-1", "two", "three")
+		time.Sleep(21 * time.Millisecond) // sent, answer lost
+		synctest.Wait()
+		b.refuseBatches(1, kerr.UnknownProducerID)
+		if ledger := l.settled(t); ledger.PossibleDuplicates != 2 || ledger.Delivered != 3 {
+			t.Errorf("ledger = %+v, want 3 delivered, 2 possible duplicates", ledger)
+		}
+		if n := len(b.read(t)); n != 5 {
+			t.Errorf("%d records in kafka, want 5: two of them doubled", n)
+		}
+	})
+}
+
+func TestBatchTooLargeIsSplit(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		limit := "10000"
+		b := startBroker(t)
+		b.setTopic(t, "max.message.bytes", limit)
+		l := startLog(t, b, nil)
+		w := wants{}
+		var values []string
+		for i := range 40 {
+			values = append(values, fmt.Sprint(i, strings.Repeat("z", 3000)))
+		}
+		w.add("agent-1", values...)
+		huge := strings.Repeat("h", 20_000)
+		l.append(t, "agent-1", append(values[:20:20], append([]string{huge}, values[20:]...)...)...)
+		l.append(t, "agent-1", huge)
+		ledger := l.settled(t)
+		if ledger.Delivered != 40 || ledger.Refused != 2 || ledger.PossibleDuplicates != 0 {
+			t.Errorf("ledger = %+v, want 40 delivered, 2 refused", ledger)
+		}
+		w.check(t, b.read(t), 8)
+		if n := strings.Count(l.logs.String(), "record refused"); n != 1 {
+			t.Errorf("%d log lines about refused records of one agent, want 1", n)
+		}
+	})
+}
+
+func TestRecordOverMaxIsRefused(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := startBroker(t)
+		l := startLog(t, b, func(o *recordlog.Options) { o.MaxRecordBytes = 2000 })
+		huge := strings.Repeat("h", 2000)
+		for range 3 {
+			l.append(t, "agent-1", huge)
+			l.append(t, "agent-2", "small", huge, "small too")
+		}
+		ledger := l.settled(t)
+		if ledger.Received != 12 || ledger.Refused != 6 || ledger.Delivered != 6 {
+			t.Errorf("ledger = %+v, want 12 received, 6 refused, 6 delivered", ledger)
+		}
+		if n := strings.Count(l.logs.String(), "record refused"); n != 2 {
+			t.Errorf("%d log lines, want one for each agent", n)
+		}
+		time.Sleep(time.Hour)
+		l.append(t, "agent-1", huge)
+		if n := strings.Count(l.logs.String(), "record refused"); n != 3 {
+			t.Errorf("%d log lines after an hour, want 3", n)
+		}
+		wants{"agent-2": {"small", "small too", "small", "small too", "small", "small too"}}.check(t, b.read(t), 8)
+	})
+}
+
+func TestStopFlushes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := startBroker(t)
+		l := startLog(t, b, nil)
+		time.Sleep(time.Second)
+		w := fill(t, l, 4)
+		start := time.Now()
+		l.stop()
+		if d := time.Since(start); d > 15*time.Millisecond {
+			t.Errorf("stopping took %v: it waited for batches to fill", d)
+		}
+		if ledger := l.Ledger(); ledger.Pending != 0 || ledger.Delivered != w.count() || !ledger.Balanced() {
+			t.Errorf("ledger = %+v, want %d delivered", ledger, w.count())
+		}
+		w.check(t, b.read(t), 8)
+		err := l.Append(t.Context(), "agent-1", [][]byte{{1}, {2}}, nil)
+		if !errors.Is(err, fleet.ErrClosed) {
+			t.Errorf("Append after the end = %v, want ErrClosed", err)
+		}
+		if ledger := l.Ledger(); ledger.Dropped[recordlog.DropStopped] != 2 || !ledger.Balanced() {
+			t.Errorf("ledger = %+v, want 2 dropped as stopped", ledger)
+		}
+	})
+}
+
+func TestStopWhileAwayDropsAndSays(t *testing.T) {
+	for _, learnt := range []bool{false, true} {
+		t.Run(fmt.Sprint("partitions learnt ", learnt), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b := startBroker(t)
+				if !learnt {
+					b.goAway()
+				}
+				l := startLog(t, b, nil)
+				if learnt {
+					l.append(t, "agent-1", "connected")
+					l.settled(t)
+					b.network.Cut(kafkaIP)
+				}
+				w := fill(t, l, 5)
+				time.Sleep(time.Second)
+				start := time.Now()
+				l.stop()
+				if d := time.Since(start); d != recordlog.DefaultFlushTimeout {
+					t.Errorf("stopping took %v, want %v", d, recordlog.DefaultFlushTimeout)
+				}
+				ledger := l.Ledger()
+				if ledger.Dropped[recordlog.DropShutdown] != w.count() || ledger.Pending != 0 || ledger.PendingBytes != 0 || !ledger.Balanced() {
+					t.Errorf("ledger = %+v, want %d dropped at shutdown", ledger, w.count())
+				}
+				if !strings.Contains(l.logs.String(), fmt.Sprintf("records=%d ", w.count())) {
+					t.Errorf("log does not tell %d lost records:\n%s", w.count(), l.logs)
+				}
+			})
+		})
+	}
+}
+
+func TestWaitingAppendEndsWithItsContextAndWithTheLog(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := startBroker(t)
+		b.goAway()
+		l := startLog(t, b, func(o *recordlog.Options) { o.MaxPendingBytes, o.MaxRecordBytes = 4096, 4096 })
+		l.append(t, "agent-1", strings.Repeat("x", 4000))
+		record := [][]byte{make([]byte, 100)}
+
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if err := l.Append(ctx, "agent-1", record, nil); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("Append = %v, want the context's end", err)
+		}
+		waiting := make(chan error, 1)
+		var wg sync.WaitGroup
+		wg.Go(func() { waiting <- l.Append(t.Context(), "agent-1", record, nil) })
+		synctest.Wait()
+		l.stop()
+		if err := <-waiting; !errors.Is(err, fleet.ErrClosed) {
+			t.Errorf("Append at the end = %v, want ErrClosed", err)
+		}
+		wg.Wait()
+		ledger := l.Ledger()
+		if ledger.Dropped[recordlog.DropCanceled] != 1 || ledger.Dropped[recordlog.DropStopped] != 1 || !ledger.Balanced() {
+			t.Errorf("ledger = %+v, want one canceled, one stopped", ledger)
+		}
+	})
+}
+
+// admin returns a client for the test's own changes to the topic.
+func (b *broker) admin(t *testing.T, opts ...kgo.Opt) *kadm.Client {
+	t.Helper()
+	c, err := kadm.NewOptClient(append([]kgo.Opt{
+		kgo.SeedBrokers(b.ListenAddrs()...), kgo.Dialer(b.network.Host(readerIP).DialContext),
+	}, opts...)...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(c.Close)
+	return c
+}
+
+func (b *broker) setTopic(t *testing.T, key, value string) {
+	t.Helper()
+	if err := b.DeleteTopic(topic); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.CreateTopic(topic, 8, map[string]string{key: value}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestNewPartitionsAreNoticed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := startBroker(t)
+		l := startLog(t, b, nil)
+		w := wants{}
+		round := func(prefix string) {
+			for i := range 60 {
+				key := fmt.Sprint(prefix, i%20)
+				w.add(key, fmt.Sprint(i))
+				l.append(t, key, fmt.Sprint(i))
+			}
+			l.settled(t)
+		}
+		round("before-")
+		w.check(t, b.read(t), 8)
+		if _, err := b.admin(t).UpdatePartitions(t.Context(), 12, topic); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(31 * time.Second)
+		clear(w)
+		round("after-")
+		w.check(t, ofKeys(b.read(t), "after-"), 12)
+		if p := l.Status().Partitions; p != 12 {
+			t.Errorf("Status says %d partitions, want 12", p)
+		}
+	})
+}
+
+// TestTopicDeleted: the Log makes the topic anew, with fewer partitions; what
+// was meant for partitions that are gone goes where its key belongs now.
+func TestTopicDeleted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := startBroker(t)
+		l := startLog(t, b, func(o *recordlog.Options) { o.Partitions = 3 })
+		fill(t, l, 7)
+		l.settled(t)
+		if err := b.DeleteTopic(topic); err != nil {
+			t.Fatal(err)
+		}
+		during := fill(t, l, 8)
+		if ledger := l.settled(t); ledger.PossibleDuplicates != 0 {
+			t.Errorf("ledger = %+v, want no duplicates", ledger)
+		}
+		records := b.read(t)
+		if uint64(len(records)) != during.count() || len(b.PartitionInfos(topic)) != 3 {
+			t.Errorf("%d records in %d partitions, want %d in 3", len(records), len(b.PartitionInfos(topic)), during.count())
+		}
+		seen := map[string]bool{}
+		for _, r := range records {
+			seen[string(r.Key)+string(r.Value)] = true
+		}
+		if len(seen) != len(records) {
+			t.Errorf("%d different records of %d", len(seen), len(records))
+		}
+		after := wants{}
+		for i := range 20 {
+			key := fmt.Sprint("new-", i)
+			after.add(key, "after")
+			l.append(t, key, "after")
+		}
+		l.settled(t)
+		after.check(t, ofKeys(b.read(t), "new-"), 3)
+	})
+}
+
+func TestLeaderMoves(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := startBroker(t, kfake.NumBrokers(3))
+		l := startLog(t, b, nil)
+		w := wants{}
+		for i := range 40 {
+			key, value := fmt.Sprintf("agent-%d", i%10), fmt.Sprint(i)
+			if i%7 == 3 {
+				b.ShufflePartitionLeaders()
+			}
+			w.add(key, value)
+			l.append(t, key, value)
+			time.Sleep(10 * time.Millisecond)
+		}
+		if ledger := l.settled(t); ledger.PossibleDuplicates != 0 {
+			t.Errorf("ledger = %+v, want no duplicates", ledger)
+		}
+		w.check(t, b.read(t), 8)
+		if n := metric(t, l, "muster_recordlog_retries_total", "leader"); n == 0 {
+			t.Error("no retry for a moved leader: the test moved none")
+		}
+	})
+}
+
+func TestMissingTopicIsCreated(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := startBroker(t)
+		if err := b.DeleteTopic(topic); err != nil {
+			t.Fatal(err)
+		}
+		l := startLog(t, b, func(o *recordlog.Options) { o.Partitions = 5 })
+		w := fill(t, l, 9)
+		l.settled(t)
+		w.check(t, b.read(t), 5)
+	})
+}
