@@ -3,7 +3,7 @@
 # Go is enough for `run`, `build` and `test`; the other tools that some targets
 # use are pinned in internal/tools/go.mod and built by Go when first used.
 
-SHELL       := /bin/bash
+SHELL       := bash
 .SHELLFLAGS := -euo pipefail -c
 MAKEFLAGS   += --no-builtin-rules
 
@@ -12,7 +12,7 @@ LDFLAGS := -X main.version=$(VERSION)
 TOOL    := go tool -modfile=$(CURDIR)/internal/tools/go.mod
 
 # Go switches cgo off where it finds no C compiler, which -race needs.
-RACE := $(if $(filter 1,$(shell go env CGO_ENABLED)),-race)
+RACE = $(if $(filter 1,$(shell go env CGO_ENABLED)),-race)
 
 # What to test, and with which further flags: make test PKG=./gossip/... ARGS='-run Join -v'
 PKG  ?= ./...
