@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"slices"
 	"time"
 
 	"muster/internal/lifecycle"
@@ -104,3 +105,6 @@ func (a *API) Serve(ctx context.Context, kind Listener, ln net.Listener, tlsConf
 	})
 	return g.Wait()
 }
+
+// Routes returns the route table.
+func (a *API) Routes() []Route { return slices.Clone(a.routes) }
