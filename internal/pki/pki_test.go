@@ -174,7 +174,7 @@ func TestRefusedRequests(t *testing.T) {
 		"empty agent ID":    pki.AgentRequest(clusterID, ""),
 		"long agent ID":     pki.AgentRequest(clusterID, strings.Repeat("a", 129)),
 		"agent ID no ASCII": pki.AgentRequest(clusterID, "é"),
-		"control character": pki.AgentRequest(clusterID, "a\nb"),
+		"space":             pki.AgentRequest(clusterID, "a b"),
 		"cluster ID":        pki.AgentRequest("a b", "a"),
 	} {
 		if _, err := ca.IssuePair(r, testNow); err == nil {
@@ -186,7 +186,7 @@ func TestRefusedRequests(t *testing.T) {
 func TestAnyAgentIDSurvivesTheCertificate(t *testing.T) {
 	ca := newCA(t)
 	rapid.Check(t, func(t *rapid.T) {
-		id := rapid.StringMatching(`[ -~]{1,128}`).Draw(t, "id")
+		id := rapid.StringMatching(`[!-~]{1,128}`).Draw(t, "id")
 		pair, err := ca.IssuePair(pki.AgentRequest(clusterID, id), testNow)
 		if err != nil {
 			t.Fatal(err)

@@ -153,7 +153,7 @@ func parseIdentity(u *url.URL) (kind, id string, err error) {
 		}
 		id, err := url.PathUnescape(escaped)
 		if err != nil || !isPrintableASCII(id) {
-			return "", "", fmt.Errorf("%q: an ID has 1 to %d printable ASCII characters", u, maxAgentIDBytes)
+			return "", "", fmt.Errorf("%q: an ID has 1 to %d printable ASCII characters without spaces", u, maxAgentIDBytes)
 		}
 		return kind, id, nil
 	}
@@ -173,7 +173,7 @@ func isPrintableASCII(s string) bool {
 		return false
 	}
 	for i := range len(s) {
-		if s[i] < ' ' || s[i] > '~' {
+		if s[i] <= ' ' || s[i] > '~' {
 			return false
 		}
 	}
