@@ -56,6 +56,7 @@ type thirdParty struct {
 var allowedModules = map[string]thirdParty{
 	"github.com/RoaringBitmap/roaring/v2": {why: "sets of agents: a task for a million of them in a few hundred KB"},
 	"github.com/alecthomas/kong":          {why: "the command line, from one declaration"},
+	"github.com/hashicorp/go-hclog":       {why: "the type of raft's logger"},
 	"github.com/hashicorp/memberlist":     {why: "gossip"},
 	"github.com/hashicorp/raft":           {why: "consensus"},
 	"github.com/hashicorp/raft-autopilot": {why: "voters and dead servers"},
