@@ -81,11 +81,11 @@ func (a *API) serve(route Route, kind Listener) httprouter.Handle {
 
 // admit judges the caller before the handler sees anything.
 func (a *API) admit(w http.ResponseWriter, r *http.Request, c *call) error {
-	if c.route.Access.open {
-		return nil
-	}
 	if err := a.checkTransport(r, c); err != nil {
 		return err
+	}
+	if c.route.Access.open {
+		return nil
 	}
 	who, err := a.authenticate(r, c.route.Access)
 	if err != nil {

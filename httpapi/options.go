@@ -19,7 +19,7 @@ const (
 	DefaultRequestTimeout = 30 * time.Second
 )
 
-// Options is all that an API needs. State, Live, Passwords, Health, Logger,
+// Options is all that an API needs. State, Live, Directory, Native, Passwords, Health, Logger,
 // Registerer and Gatherer are required.
 type Options struct {
 	Logger     *slog.Logger
@@ -30,6 +30,9 @@ type Options struct {
 
 	State     State
 	Live      Live
+	Directory Directory
+	// Native is what only the routes of /v1 need.
+	Native    Native
 	Passwords Passwords
 	// Health is asked at each GET /readyz and GET /; it must not block.
 	Health func() Health
@@ -62,6 +65,28 @@ type State struct {
 type Live struct {
 	Sessions Sessions
 	Streams  Streams
+}
+
+// Directory is what gossip knows. Both fields are required.
+type Directory struct {
+	Members  Members
+	Services Services
+}
+
+// Members is the cluster as gossip sees it.
+type Members interface {
+	// Pick returns up to count members in the order in which an agent should
+	// try them, and notes that it was sent there. It is never empty while a
+	// node lives.
+	Pick(count int) []fleet.Member
+	Members() []fleet.Member
+}
+
+// Services is the registry of services that are not members.
+type Services interface {
+	Register(s fleet.Service) error
+	Evict(k fleet.ServiceKey) error
+	Services() []fleet.Service
 }
 
 // UserStore keeps the accounts. Errors are refusals of fleet.
@@ -212,6 +237,8 @@ func (o *Options) validate() error {
 		{"state.config", s.Config != nil}, {"state.tags", s.Tags != nil}, {"state.agents", s.Agents != nil},
 		{"state.tasks", s.Tasks != nil}, {"state.task_control", s.TaskControl != nil}, {"state.status", s.Status != nil},
 		{"live.sessions", o.Live.Sessions != nil}, {"live.streams", o.Live.Streams != nil},
+		{"directory.members", o.Directory.Members != nil}, {"directory.services", o.Directory.Services != nil},
+		{"native.report", o.Native.Report != nil},
 		{"passwords", o.Passwords != nil}, {"health", o.Health != nil},
 	} {
 		if !f.given {

@@ -41,6 +41,8 @@ type world struct {
 	api    *httpapi.API
 	store  *fakeStore
 	live   *fakeLive
+	dir    *fakeDirectory
+	report httpapi.NodeReport
 	reg    *prometheus.Registry
 	log    *bytes.Buffer
 	health httpapi.Health
@@ -54,6 +56,11 @@ func newWorld(t *testing.T, change ...func(*httpapi.Options)) *world {
 	w := &world{t: t, now: start, reg: prometheus.NewRegistry(), log: &bytes.Buffer{}, health: httpapi.Health{Ready: true}}
 	w.store = newFakeStore(func() int64 { return w.clock().Unix() })
 	w.live = &fakeLive{sessions: map[string]fleet.Session{}}
+	w.dir = &fakeDirectory{members: []fleet.Member{{
+		NodeID: "n1", ServerID: "n1~0a", ClusterID: "c1", Version: "0.1.0", Format: 1,
+		AgentAddr: "192.0.2.1:6751", HTTPAddr: "192.0.2.1:6701", HTTPSAddr: "192.0.2.1:6752", SDAddr: "192.0.2.1:8088", NodeAddr: "192.0.2.1:6760",
+		Started: start.Add(-time.Hour), Load: fleet.Load{Sessions: 3, Limit: 100, Ready: true}, ReportedAt: start, Alive: true,
+	}}}
 	for level := range 9 {
 		role, _ := fleet.RoleOfLevel(level)
 		if own, _ := role.Level(); own != level {
@@ -72,6 +79,8 @@ func newWorld(t *testing.T, change ...func(*httpapi.Options)) *world {
 			Agents: w.store, Tasks: w.store, TaskControl: w.store, Status: w.store,
 		},
 		Live:      httpapi.Live{Sessions: w.live, Streams: w.live},
+		Directory: httpapi.Directory{Members: w.dir, Services: w.dir},
+		Native:    httpapi.Native{Report: func() httpapi.NodeReport { return w.report }},
 		Passwords: fakePasswords{},
 		Health:    func() httpapi.Health { return w.health },
 		Node:      httpapi.NodeInfo{Name: "n1", Version: "0.1.0", Commit: "abc", BuiltAt: "2026-03-14", CI: "7"},
@@ -274,3 +283,29 @@ func (f *fakeLive) AwaitWritten(taskID string) (wait func(context.Context) error
 		return ctx.Err()
 	}, func() bool { return f.late }
 }
+
+// fakeDirectory is what gossip knows.
+type fakeDirectory struct {
+	members  []fleet.Member
+	services []fleet.Service
+	picked   int
+}
+
+func (f *fakeDirectory) Members() []fleet.Member { return f.members }
+
+func (f *fakeDirectory) Pick(count int) []fleet.Member {
+	f.picked++
+	return f.members[:min(count, len(f.members))]
+}
+
+func (f *fakeDirectory) Register(s fleet.Service) error {
+	f.services = append(f.services, s)
+	return s.Check()
+}
+
+func (f *fakeDirectory) Evict(k fleet.ServiceKey) error {
+	f.services = slices.DeleteFunc(f.services, func(s fleet.Service) bool { return s.Key() == k })
+	return nil
+}
+
+func (f *fakeDirectory) Services() []fleet.Service { return f.services }
