@@ -1,0 +1,175 @@
+// SPDX-FileCopyrightText: The Muster Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package agentrpc
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"muster/fleet"
+)
+
+const (
+	// reportPause is the least time between two proposals of reports.
+	reportPause = 100 * time.Millisecond
+	// reportOverhead is about what a report costs in a proposal besides its texts.
+	reportOverhead = 256
+)
+
+// inventory takes reports of agents to the store. Reports of one agent that
+// wait are merged: the last one counts.
+type inventory struct {
+	store   Inventory
+	metrics *metrics
+	logs    *logLimiter
+	limit   int
+	wake    chan struct{} // of one
+
+	mu      sync.Mutex
+	waiting map[string]fleet.AgentReport
+	order   []string // IDs in waiting, oldest first
+}
+
+// inventoryLimit is how many agents may wait to be reported: those that are
+// connected and as many that have just left. Above it reports are dropped and
+// counted; the agent's next heartbeat tries again.
+func inventoryLimit(sessions int) int { return 2*sessions + maxBatch }
+
+func newInventory(store Inventory, m *metrics, logs *logLimiter, limit int) *inventory {
+	return &inventory{
+		store: store, metrics: m, logs: logs, limit: limit,
+		wake: make(chan struct{}, 1), waiting: make(map[string]fleet.AgentReport),
+	}
+}
+
+// add never blocks; false means that the report was dropped.
+func (v *inventory) add(r fleet.AgentReport) bool {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if _, merged := v.waiting[r.AgentID]; !merged {
+		if len(v.waiting) >= v.limit {
+			v.metrics.reports.WithLabelValues("dropped").Inc()
+			return false
+		}
+		v.order = append(v.order, r.AgentID)
+	}
+	v.waiting[r.AgentID] = r
+	select {
+	case v.wake <- struct{}{}:
+	default:
+	}
+	return true
+}
+
+// take removes a batch.
+func (v *inventory) take() []fleet.AgentReport {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	var batch []fleet.AgentReport
+	size := 0
+	for _, id := range v.order {
+		r := v.waiting[id]
+		size += reportBytes(r)
+		if len(batch) == maxBatch || (len(batch) > 0 && size > maxBatchBytes) {
+			break
+		}
+		batch = append(batch, r)
+		delete(v.waiting, id)
+	}
+	v.order = v.order[len(batch):]
+	if len(v.order) == 0 {
+		v.order = nil
+	}
+	return batch
+}
+
+// putBack returns a batch that the store could not take; a newer report of the
+// same agent wins. It may exceed the limit by the batch.
+func (v *inventory) putBack(batch []fleet.AgentReport) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	for _, r := range batch {
+		if _, newer := v.waiting[r.AgentID]; !newer {
+			v.waiting[r.AgentID] = r
+			v.order = append(v.order, r.AgentID)
+		}
+	}
+}
+
+func (v *inventory) run(ctx context.Context) error {
+	for {
+		select {
+		case <-v.wake:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		for {
+			more, stored := v.step(ctx)
+			if !more {
+				break
+			}
+			wait := reportPause
+			if !stored {
+				wait = retryPause
+			}
+			if !pause(ctx, wait) {
+				return ctx.Err()
+			}
+		}
+	}
+}
+
+// step proposes one batch. It tells whether there was one, and whether the
+// store has taken or refused it.
+func (v *inventory) step(ctx context.Context) (more, settled bool) {
+	batch := v.take()
+	if len(batch) == 0 {
+		return false, true
+	}
+	outcome, err := propose(ctx, func(ctx context.Context) error { return v.store.ReportAgents(ctx, batch) })
+	switch outcome {
+	case proposalTaken:
+		v.metrics.reports.WithLabelValues("stored").Add(float64(len(batch)))
+	case proposalRefused:
+		v.logs.warn("reports of agents refused", "count", len(batch), "error", err)
+		v.metrics.reports.WithLabelValues("refused").Add(float64(len(batch)))
+	case proposalLater:
+		v.logs.warn("reports of agents cannot be stored: they wait", "count", len(batch), "error", err)
+		v.putBack(batch)
+		return true, false
+	}
+	return true, true
+}
+
+// flush gives the store what waits, until ctx ends.
+func (v *inventory) flush(ctx context.Context) {
+	for {
+		more, settled := v.step(ctx)
+		if !more {
+			return
+		}
+		if !settled && !pause(ctx, retryPause) {
+			break
+		}
+	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.metrics.reports.WithLabelValues("dropped").Add(float64(len(v.waiting)))
+}
+
+func reportBytes(r fleet.AgentReport) int {
+	size := reportOverhead + len(r.AgentID) + len(r.Hostname) + len(r.Version) + len(r.Product)
+	for _, list := range [][]string{r.IntranetIPv4, r.ExtranetIPv4, r.IntranetIPv6, r.ExtranetIPv6} {
+		for _, s := range list {
+			size += len(s) + 3
+		}
+	}
+	for _, m := range []map[string]string{r.Facts, r.Plugins} {
+		for k, v := range m {
+			size += len(k) + len(v) + 6
+		}
+	}
+	return size
+}

@@ -1,0 +1,241 @@
+// SPDX-FileCopyrightText: The Muster Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package agentrpc
+
+import (
+	"errors"
+	"fmt"
+	"unicode/utf8"
+
+	"google.golang.org/protobuf/encoding/protowire"
+
+	"muster/fleet"
+)
+
+// Field numbers of the wire; see internal/agentpb/agent.proto.
+const (
+	rawRecords  protowire.Number = 1
+	rawAgentID  protowire.Number = 2
+	rawIPs      protowire.Number = 3 // 3 to 6: four lists of addresses
+	rawHostname protowire.Number = 7 // 7 to 9: hostname, version, product
+	rawProduct  protowire.Number = 9
+
+	recordDataType  protowire.Number = 1
+	recordTimestamp protowire.Number = 2
+	recordBody      protowire.Number = 3
+
+	mqAgentID  protowire.Number = 4
+	mqIPs      protowire.Number = 5 // 5 to 8
+	mqHostname protowire.Number = 9 // 9 to 11
+	mqSvrTime  protowire.Number = 12
+	mqTag      protowire.Number = 15
+)
+
+const (
+	// maxIdentityBytes bounds what an agent says about itself: it is repeated
+	// with each of its records.
+	maxIdentityBytes = 16 << 10
+	// maxStampedBytes bounds what one message may grow to by that repetition. A
+	// stock agent sends at most 2,048 records at once.
+	maxStampedBytes = 64 << 20
+)
+
+var (
+	errMalformed   = errors.New("malformed protobuf")
+	errNotUTF8     = errors.New("a string is not UTF-8")
+	errIdentity    = fmt.Errorf("the agent's description of itself is over %d bytes", maxIdentityBytes)
+	errTooManyRecs = errors.New("too many records in one message")
+)
+
+// message is a RawData message taken apart. Its slices point into the frame
+// that it was parsed from, or into memory that reset takes back.
+type message struct {
+	agentID []byte
+	ips     [4][][]byte // intranet v4, extranet v4, intranet v6, extranet v6
+	names   [3][]byte   // hostname, version, product
+
+	// records are values of MQData without their suffix.
+	records [][]byte
+	// notable are the records that the AgentCenter itself acts on, in order.
+	notable []notable
+	// normalised counts the records that carried more than their three fields.
+	normalised int
+
+	identity []byte // fields 4 to 11 of MQData, encoded
+	suffix   []byte // identity, time and tags
+}
+
+// notable is a record that is not only forwarded.
+type notable struct {
+	dataType fleet.DataType
+	body     []byte
+}
+
+func (m *message) reset() {
+	for i := range m.ips {
+		clear(m.ips[i])
+		m.ips[i] = m.ips[i][:0]
+	}
+	clear(m.records)
+	clear(m.notable)
+	*m = message{
+		ips: m.ips, records: m.records[:0], notable: m.notable[:0],
+		identity: m.identity[:0], suffix: m.suffix[:0],
+	}
+}
+
+// parse walks a RawData message. It accepts and refuses exactly what unmarshalling
+// would, besides the limits of this file. After an error m holds nothing of use.
+func (m *message) parse(b []byte) error {
+	m.reset()
+	for len(b) > 0 {
+		num, typ, n := consumeTag(b)
+		if n < 0 {
+			return errMalformed
+		}
+		b = b[n:]
+		if typ != protowire.BytesType || num > rawProduct {
+			if n = protowire.ConsumeFieldValue(num, typ, b); n < 0 {
+				return errMalformed
+			}
+			b = b[n:]
+			continue
+		}
+		v, n := protowire.ConsumeBytes(b)
+		if n < 0 {
+			return errMalformed
+		}
+		if err := m.field(num, v); err != nil {
+			return err
+		}
+		b = b[n:]
+	}
+	return m.encodeIdentity()
+}
+
+// field takes a length-delimited field 1 to 9 of RawData.
+func (m *message) field(num protowire.Number, v []byte) error {
+	if num == rawRecords {
+		return m.record(v)
+	}
+	if !utf8.Valid(v) {
+		return errNotUTF8
+	}
+	switch {
+	case num == rawAgentID:
+		m.agentID = v
+	case num < rawHostname:
+		m.ips[num-rawIPs] = append(m.ips[num-rawIPs], v)
+	default:
+		m.names[num-rawHostname] = v
+	}
+	return nil
+}
+
+// record takes one record. Bytes that hold nothing but the three fields are
+// used as they are; others are written anew, so that a record cannot name
+// another agent, host or tag.
+func (m *message) record(raw []byte) error {
+	var (
+		dataType, timestamp uint64
+		body                []byte
+		foreign             bool
+	)
+	for b := raw; len(b) > 0; {
+		num, typ, n := consumeTag(b)
+		if n < 0 {
+			return errMalformed
+		}
+		b = b[n:]
+		switch {
+		case num == recordDataType && typ == protowire.VarintType:
+			dataType, n = protowire.ConsumeVarint(b)
+		case num == recordTimestamp && typ == protowire.VarintType:
+			timestamp, n = protowire.ConsumeVarint(b)
+		case num == recordBody && typ == protowire.BytesType:
+			body, n = protowire.ConsumeBytes(b)
+		default:
+			foreign = true
+			n = protowire.ConsumeFieldValue(num, typ, b)
+		}
+		if n < 0 {
+			return errMalformed
+		}
+		b = b[n:]
+	}
+	if foreign {
+		m.normalised++
+		raw = encodeRecord(int32(dataType), int64(timestamp), body) //nolint:gosec // what protobuf does with a varint that is too large
+	}
+	m.records = append(m.records, raw)
+	if t := fleet.DataType(int32(dataType)); isNotable(t) { //nolint:gosec // as above
+		m.notable = append(m.notable, notable{t, body})
+	}
+	return nil
+}
+
+// encodeIdentity writes fields 4 to 11 of MQData.
+func (m *message) encodeIdentity() error {
+	size := len(m.agentID)
+	for _, list := range m.ips {
+		for _, ip := range list {
+			size += len(ip) + 1
+		}
+	}
+	for _, name := range m.names {
+		size += len(name)
+	}
+	if size > maxIdentityBytes {
+		return errIdentity
+	}
+	b := appendText(m.identity[:0], mqAgentID, m.agentID)
+	for i, list := range m.ips {
+		b = appendJoined(b, mqIPs+protowire.Number(i), list) //nolint:gosec // i < 4
+	}
+	for i, name := range m.names {
+		b = appendText(b, mqHostname+protowire.Number(i), name) //nolint:gosec // i < 3
+	}
+	m.identity = b
+	return nil
+}
+
+// stamp makes the suffix of all records: who sent them, when they came (Unix
+// seconds) and the agent's tags, which are encoded already.
+func (m *message) stamp(now int64, tags []byte) error {
+	b := append(m.suffix[:0], m.identity...)
+	b = protowire.AppendTag(b, mqSvrTime, protowire.VarintType)
+	b = protowire.AppendVarint(b, uint64(now)) //nolint:gosec // int64 on the wire
+	m.suffix = append(b, tags...)
+	if len(m.records)*len(m.suffix) > maxStampedBytes {
+		return errTooManyRecs
+	}
+	return nil
+}
+
+// who copies the identity out of the message.
+func (m *message) who() fleet.Identity {
+	list := func(in [][]byte) []string {
+		out := make([]string, len(in))
+		for i, s := range in {
+			out[i] = string(s)
+		}
+		return out
+	}
+	return fleet.Identity{
+		AgentID: string(m.agentID), Hostname: string(m.names[0]),
+		Version: string(m.names[1]), Product: string(m.names[2]),
+		IntranetIPv4: list(m.ips[0]), ExtranetIPv4: list(m.ips[1]),
+		IntranetIPv6: list(m.ips[2]), ExtranetIPv6: list(m.ips[3]),
+	}
+}
+
+// isNotable tells whether the AgentCenter acts on records of this type.
+func isNotable(t fleet.DataType) bool {
+	switch t {
+	case fleet.DataTypeHeartbeat, fleet.DataTypePluginHeartbeat,
+		fleet.DataTypeAgentError, fleet.DataTypePluginError:
+		return true
+	}
+	return t.IsTaskReply()
+}

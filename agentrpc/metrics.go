@@ -1,0 +1,99 @@
+// SPDX-FileCopyrightText: The Muster Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package agentrpc
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// reason says why something of an agent was refused; its values are the values
+// of a metric's label.
+type reason string
+
+const (
+	reasonConnections reason = "connection_limit"
+	reasonHandshake   reason = "handshake"
+	reasonCertificate reason = "certificate"
+	reasonSessions    reason = "session_limit"
+	reasonSilent      reason = "silent"
+	reasonUndecodable reason = "undecodable"
+	reasonTooLarge    reason = "too_large"
+	reasonAgentID     reason = "agent_id"
+	reasonNotItsID    reason = "not_its_agent_id"
+	reasonIDChanged   reason = "agent_id_changed"
+	reasonState       reason = "state_unavailable"
+	reasonLog         reason = "record_log"
+	reasonDraining    reason = "draining"
+)
+
+func reasons() []reason {
+	return []reason{
+		reasonConnections, reasonHandshake, reasonCertificate, reasonSessions, reasonSilent,
+		reasonUndecodable, reasonTooLarge, reasonAgentID, reasonNotItsID, reasonIDChanged,
+		reasonState, reasonLog, reasonDraining,
+	}
+}
+
+// metrics count what this package does. No label names an agent or a host.
+type metrics struct {
+	messages, records, bytes, normalised prometheus.Counter
+	recordsLost                          prometheus.Counter
+	refused                              *prometheus.CounterVec
+	replaced, reset                      prometheus.Counter
+	pushes, pushFailures                 prometheus.Counter
+	agentErrors                          prometheus.Counter
+	tasks                                *prometheus.CounterVec // by outcome
+	results                              *prometheus.CounterVec // by outcome
+	reports                              *prometheus.CounterVec // by outcome
+	uploads                              *prometheus.CounterVec // by outcome
+	undecodableBodies                    prometheus.Counter
+}
+
+func newMetrics(reg prometheus.Registerer, sessions, connections func() float64) (*metrics, error) {
+	m := &metrics{}
+	var errs []error
+	register := func(c prometheus.Collector) { errs = append(errs, reg.Register(c)) }
+	counter := func(name, help string) prometheus.Counter {
+		c := prometheus.NewCounter(prometheus.CounterOpts{Name: "muster_agentrpc_" + name, Help: help})
+		register(c)
+		return c
+	}
+	vector := func(name, help, label string, values ...string) *prometheus.CounterVec {
+		v := prometheus.NewCounterVec(prometheus.CounterOpts{Name: "muster_agentrpc_" + name, Help: help}, []string{label})
+		register(v)
+		for _, value := range values {
+			v.WithLabelValues(value) // shown from the start, as 0
+		}
+		return v
+	}
+	register(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "muster_agentrpc_sessions", Help: "Agents whose stream this node holds."}, sessions))
+	register(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "muster_agentrpc_connections", Help: "Open connections of agents."}, connections))
+	m.messages = counter("messages_total", "Messages received from agents.")
+	m.records = counter("records_total", "Records received from agents.")
+	m.bytes = counter("received_bytes_total", "Bytes of messages received, decompressed.")
+	m.normalised = counter("normalised_records_total", "Records that carried other fields than their three, which were removed.")
+	m.recordsLost = counter("lost_records_total", "Records received that the record log did not take.")
+	m.replaced = counter("replaced_sessions_total", "Sessions closed because the agent opened a newer stream.")
+	m.reset = counter("reset_sessions_total", "Sessions closed because an operator asked for it.")
+	m.pushes = counter("pushes_total", "Configs written to agents.")
+	m.pushFailures = counter("push_failures_total", "Configs and tasks that could not be written to a stream.")
+	m.agentErrors = counter("agent_errors_total", "Error records (1010, 1011) of agents and plugins.")
+	m.undecodableBodies = counter("undecodable_bodies_total", "Heartbeats, errors and replies whose body could not be read; they were forwarded.")
+	var all []string
+	for _, r := range reasons() {
+		all = append(all, string(r))
+	}
+	m.refused = vector("refused_total", "Connections, streams and messages refused.", "reason", all...)
+	m.tasks = vector("tasks_total", "Tasks of agents by what became of their sending.", "outcome", "written", "not_granted", "cancelled", "failed")
+	m.results = vector("results_total", "Results of tasks.", "outcome", "stored", "refused", "unknown_token", "repeated", "lost")
+	m.reports = vector("reports_total", "Agents reported to the inventory.", "outcome", "stored", "refused", "dropped")
+	m.uploads = vector("uploads_total", "Files uploaded by agents.", "outcome", "stored", "failed", "refused")
+	if err := errors.Join(errs...); err != nil {
+		return nil, fmt.Errorf("register metrics: %w", err)
+	}
+	return m, nil
+}

@@ -1,0 +1,256 @@
+// SPDX-FileCopyrightText: The Muster Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package agentrpc
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"hash/maphash"
+	"log/slog"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/mem"
+	"google.golang.org/grpc/status"
+
+	"muster/fleet"
+	"muster/internal/agentpb"
+	"muster/internal/grpccodec"
+	"muster/internal/lifecycle"
+)
+
+const (
+	maxMessageBytes = 10 << 20
+	// Windows are fixed: what an agent can have in flight while its records
+	// cannot be taken is memory, times the number of agents. That of the
+	// connection is twice a stream's, so that an upload still moves then.
+	streamWindowBytes = 64 << 10
+	connWindowBytes   = 128 << 10
+	// maxStreams is per connection: an agent has one stream, and uploads.
+	maxStreams       = 16
+	maxHeaderBytes   = 16 << 10
+	ioBufferBytes    = 4 << 10
+	pingAfter        = 20 * time.Second
+	pingTimeout      = 10 * time.Second
+	minClientPing    = 5 * time.Second
+	idleWithoutCalls = 5 * time.Minute
+	// flushTimeout bounds reporting to the store after the streams have ended.
+	flushTimeout = 5 * time.Second
+)
+
+// Server holds the streams of agents. Its methods are safe for concurrent use.
+type Server struct {
+	opts     Options
+	metrics  *metrics
+	logs     *logLimiter
+	grpc     *grpc.Server
+	registry registry
+	parts    parts
+
+	connections atomic.Int64
+	messages    sync.Pool // of *message
+	facts       map[string]bool
+	seed        maphash.Seed
+
+	drain     chan struct{} // closed when no stream may go on
+	receivers sync.WaitGroup
+	// hard ends the appends that outlast DrainTimeout.
+	hard     context.Context //nolint:containedctx // the lifetime of the receivers, which handlers start
+	hardStop context.CancelFunc
+}
+
+// parts are what the sessions share.
+type parts struct {
+	pusher    *pusher
+	marker    *marker
+	results   *results
+	inventory *inventory
+	awaits    *awaits
+	uploads   *uploads
+}
+
+// New checks the options and makes the upload directory. It serves nothing
+// before Run.
+func New(opts Options) (*Server, error) {
+	if err := opts.validate(); err != nil {
+		return nil, err
+	}
+	setDefault(&opts.DrainTimeout, 10*time.Second)
+	opts.Tuning.setDefaults()
+	if err := os.MkdirAll(opts.UploadDir, 0o700); err != nil {
+		return nil, fmt.Errorf("make upload directory: %w", err)
+	}
+	grpccodec.Register()
+	s := &Server{
+		opts:     opts,
+		logs:     &logLimiter{logger: opts.Logger},
+		registry: registry{limit: opts.Limit, byID: make(map[string]*session)},
+		facts:    make(map[string]bool),
+		seed:     maphash.MakeSeed(),
+		drain:    make(chan struct{}),
+	}
+	s.messages.New = func() any { return new(message) }
+	for _, f := range fleet.FactFields() {
+		s.facts[f] = true
+	}
+	var err error
+	s.metrics, err = newMetrics(opts.Registerer,
+		func() float64 { return float64(s.registry.count()) },
+		func() float64 { return float64(s.connections.Load()) })
+	if err != nil {
+		return nil, err
+	}
+	s.parts = parts{
+		pusher:    newPusher(s),
+		marker:    newMarker(opts.Tasks, opts.Node),
+		results:   newResults(opts.Tasks, s.metrics, s.logs),
+		inventory: newInventory(opts.Inventory, s.metrics, s.logs, inventoryLimit(opts.Limit)),
+		awaits:    newAwaits(),
+		uploads:   &uploads{slots: make(chan struct{}, opts.Tuning.MaxUploads)},
+	}
+	if err := s.removeLeftovers(); err != nil {
+		return nil, err
+	}
+	s.hard, s.hardStop = context.WithCancel(context.Background())
+	s.grpc = s.newGRPC()
+	return s, nil
+}
+
+func (s *Server) newGRPC() *grpc.Server {
+	server := grpc.NewServer(
+		grpc.Creds(newAgentCreds(s.opts.TLS, func() { s.count(reasonHandshake) })),
+		grpc.ForceServerCodecV2(rawCodec{pool: mem.DefaultBufferPool()}),
+		grpc.ConnectionTimeout(s.opts.Tuning.HandshakeTimeout),
+		grpc.MaxRecvMsgSize(maxMessageBytes),
+		grpc.MaxConcurrentStreams(maxStreams),
+		grpc.MaxHeaderListSize(maxHeaderBytes),
+		grpc.StaticStreamWindowSize(streamWindowBytes),
+		grpc.StaticConnWindowSize(connWindowBytes),
+		grpc.ReadBufferSize(ioBufferBytes),
+		grpc.WriteBufferSize(ioBufferBytes),
+		grpc.SharedWriteBuffer(true),
+		grpc.WaitForHandlers(true),
+		grpc.KeepaliveParams(keepalive.ServerParameters{
+			Time: pingAfter, Timeout: pingTimeout, MaxConnectionIdle: idleWithoutCalls,
+		}),
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: minClientPing, PermitWithoutStream: true}),
+	)
+	register := func(name, method string, handler grpc.StreamHandler, sends bool) {
+		server.RegisterService(&grpc.ServiceDesc{
+			ServiceName: name,
+			Streams:     []grpc.StreamDesc{{StreamName: method, Handler: handler, ServerStreams: sends, ClientStreams: true}},
+			Metadata:    "agent.proto",
+		}, nil)
+	}
+	register(agentpb.Transfer_ServiceDesc.ServiceName, "Transfer", s.transfer, true)
+	register(agentpb.FileExt_ServiceDesc.ServiceName, "Upload", s.upload, false)
+	return server
+}
+
+// Run serves until ctx ends, or a listener or a part fails. Then it takes no new
+// streams, lets each receiver finish the message that it has, for at most
+// DrainTimeout, and reports results and disconnects. It is called once.
+func (s *Server) Run(ctx context.Context) error {
+	defer s.hardStop()
+	work := lifecycle.NewGroup(context.WithoutCancel(ctx))
+	for _, l := range s.opts.Listeners {
+		limited := &limitedListener{
+			Listener: l, open: &s.connections, limit: int64(s.opts.Limit + s.opts.Limit/4 + 64),
+			refused: func() { s.count(reasonConnections) },
+		}
+		work.Go("serve agents", func(context.Context) error {
+			err := s.grpc.Serve(limited)
+			if errors.Is(err, grpc.ErrServerStopped) {
+				return nil
+			}
+			return err
+		})
+	}
+	work.Go("push", s.parts.pusher.run)
+	work.Go("mark tasks", s.parts.marker.run)
+	work.Go("results", s.parts.results.run)
+	work.Go("inventory", s.parts.inventory.run)
+
+	select {
+	case <-ctx.Done():
+	case <-work.Context().Done(): // a part failed
+	}
+	s.stopStreams()
+	work.Stop()
+	err := work.Wait()
+	s.flush()
+	return err
+}
+
+// stopStreams ends every stream and waits for the receivers.
+func (s *Server) stopStreams() {
+	close(s.drain)
+	var deadline sync.WaitGroup
+	finished := make(chan struct{})
+	deadline.Go(func() {
+		timer := time.NewTimer(s.opts.DrainTimeout)
+		defer timer.Stop()
+		select {
+		case <-timer.C:
+			s.hardStop()
+			s.grpc.Stop()
+		case <-finished:
+		}
+	})
+	s.grpc.GracefulStop() // returns when every handler has
+	s.receivers.Wait()    // so none is added any more
+	close(finished)
+	deadline.Wait()
+	s.grpc.Stop()
+}
+
+// flush gives the store what is left to tell, while it takes it.
+func (s *Server) flush() {
+	ctx, cancel := context.WithTimeout(context.Background(), flushTimeout)
+	defer cancel()
+	s.parts.results.flush(ctx)
+	s.parts.inventory.flush(ctx)
+}
+
+// refuse counts and makes the status that a stream ends with. The text goes to
+// the agent.
+func (s *Server) refuse(why reason, code codes.Code, text string) error {
+	s.count(why)
+	return status.Error(code, text)
+}
+
+func (s *Server) count(why reason) { s.metrics.refused.WithLabelValues(string(why)).Inc() }
+
+// logLimiter writes at most one line a second and says how many it left out, so
+// that a misbehaving fleet cannot fill the disk.
+type logLimiter struct {
+	logger *slog.Logger
+
+	mu      sync.Mutex
+	last    time.Time
+	omitted int
+}
+
+func (l *logLimiter) warn(msg string, args ...any) {
+	l.mu.Lock()
+	now := time.Now()
+	if now.Sub(l.last) < time.Second {
+		l.omitted++
+		l.mu.Unlock()
+		return
+	}
+	omitted := l.omitted
+	l.last, l.omitted = now, 0
+	l.mu.Unlock()
+	if omitted > 0 {
+		args = append(args, "lines_omitted", omitted)
+	}
+	l.logger.Warn(msg, args...) //nolint:sloglint // constant at each call
+}

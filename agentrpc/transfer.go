@@ -1,0 +1,276 @@
+// SPDX-FileCopyrightText: The Muster Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package agentrpc
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"muster/fleet"
+)
+
+// handoverWait bounds how long a session waits for the last message of the one
+// that it replaces, so that an agent's records stay in order.
+const handoverWait = 2 * time.Second
+
+// maxLoggedBytes is how much of an agent's own error text is logged.
+const maxLoggedBytes = 256
+
+// transfer is the handler of an agent's stream: the session's sender.
+func (s *Server) transfer(_ any, stream grpc.ServerStream) error {
+	if s.draining() {
+		return s.refuse(reasonDraining, codes.Unavailable, "this node is stopping")
+	}
+	peer, err := s.identify(stream.Context())
+	if err != nil {
+		return err
+	}
+	sess := newSession(stream, peer, s.hard)
+	silent := time.AfterFunc(s.opts.Tuning.FirstMessageTimeout, func() {
+		if sess.end(status.Error(codes.DeadlineExceeded, "no message came on this stream")) {
+			s.count(reasonSilent)
+		}
+	})
+	defer silent.Stop()
+	s.receivers.Go(func() { s.receive(sess, silent) })
+	defer s.leave(sess)
+	for {
+		select {
+		case <-sess.line.ended:
+			return sess.line.cause
+		case <-stream.Context().Done():
+			sess.end(status.FromContextError(stream.Context().Err()).Err())
+		case <-s.drain:
+			sess.end(status.Error(codes.Unavailable, "this node is stopping"))
+		case <-sess.wake:
+			if err := s.serve(sess); err != nil {
+				sess.end(err)
+			}
+		}
+	}
+}
+
+// leave takes the session out and reports when the agent was last seen. The
+// receiver may still be handing over the last message; it has DrainTimeout.
+func (s *Server) leave(sess *session) {
+	time.AfterFunc(s.opts.DrainTimeout, sess.line.cancel)
+	if _, present := s.registry.remove(sess); !present {
+		return
+	}
+	sess.mu.Lock()
+	seen := sess.obs.beatAt != 0
+	report := sess.obs.report(s.facts, s.opts.Node)
+	sess.mu.Unlock()
+	if seen {
+		s.parts.inventory.add(report)
+	}
+}
+
+// receive is the session's receiver.
+func (s *Server) receive(sess *session, silent *time.Timer) {
+	defer close(sess.line.received)
+	defer sess.line.cancel()
+	var f frame
+	for !sess.isEnded() {
+		if err := sess.stream.RecvMsg(&f); err != nil {
+			sess.end(s.receiveError(sess, err))
+			return
+		}
+		silent.Stop()
+		err := s.take(sess, f.bytes())
+		f.free()
+		if err != nil {
+			sess.end(err)
+			return
+		}
+	}
+}
+
+// receiveError turns the end of receiving into the stream's status.
+func (s *Server) receiveError(sess *session, err error) error {
+	switch {
+	case errors.Is(err, io.EOF): // the agent has ended the stream
+		return nil
+	case sess.stream.Context().Err() != nil || sess.isEnded():
+		return err
+	}
+	switch status.Code(err) {
+	case codes.ResourceExhausted:
+		s.logs.warn("message too large", "remote", sess.peer.addr, "agent_id", sess.id, "error", err)
+		return s.refuse(reasonTooLarge, codes.ResourceExhausted, fmt.Sprintf("a message is larger than %d bytes", maxMessageBytes))
+	case codes.Canceled, codes.Unavailable, codes.DeadlineExceeded:
+		return err
+	}
+	return s.undecodable(sess, err)
+}
+
+func (s *Server) undecodable(sess *session, err error) error {
+	s.logs.warn("message cannot be decoded", "remote", sess.peer.addr, "agent_id", sess.id, "error", err)
+	return s.refuse(reasonUndecodable, codes.InvalidArgument, "the message cannot be decoded")
+}
+
+// take deals with one message. An error is the status that ends the stream;
+// nothing of the message has been forwarded then, unless the log refused it.
+func (s *Server) take(sess *session, raw []byte) error {
+	m, _ := s.messages.Get().(*message)
+	defer func() {
+		m.reset() // the pool must not keep the frame
+		s.messages.Put(m)
+	}()
+	switch err := m.parse(raw); {
+	case errors.Is(err, errIdentity):
+		return s.refuse(reasonTooLarge, codes.InvalidArgument, err.Error())
+	case err != nil:
+		return s.undecodable(sess, err)
+	}
+	if sess.id == "" {
+		if err := s.join(sess, m); err != nil {
+			return err
+		}
+	} else if string(m.agentID) != sess.id {
+		return s.refuse(reasonIDChanged, codes.InvalidArgument, "the agent ID changed within the stream")
+	}
+	now := time.Now().Unix()
+	if err := m.stamp(now, *sess.tags.Load()); err != nil {
+		return s.refuse(reasonTooLarge, codes.InvalidArgument, err.Error())
+	}
+	s.metrics.messages.Inc()
+	s.metrics.records.Add(float64(len(m.records)))
+	s.metrics.bytes.Add(float64(len(raw)))
+	s.metrics.normalised.Add(float64(m.normalised))
+	sess.records.Add(uint64(len(m.records)))
+	s.note(sess, m, now)
+	if err := s.forward(sess, m); err != nil {
+		return err
+	}
+	return s.act(sess, m, now)
+}
+
+// join makes a session of a stream whose first message came.
+func (s *Server) join(sess *session, m *message) error {
+	id := string(m.agentID)
+	if err := fleet.CheckAgentID(id); err != nil {
+		return s.refuse(reasonAgentID, codes.InvalidArgument, err.Error())
+	}
+	if !sess.peer.fleetWide && sess.peer.agentID != id {
+		s.logs.warn("agent presented the certificate of another", "remote", sess.peer.addr,
+			"agent_id", id, "certificate_agent_id", sess.peer.agentID)
+		return s.refuse(reasonNotItsID, codes.PermissionDenied, "the certificate belongs to another agent")
+	}
+	// The tags are known before the first record is forwarded.
+	if _, err := s.desired(sess, id); err != nil {
+		s.logs.warn("state cannot be read: agent refused", "error", err)
+		return s.refuse(reasonState, codes.Unavailable, "this node cannot read its state")
+	}
+	switch s.registry.add(sess, id) {
+	case addRefusedFull:
+		return s.refuse(reasonSessions, codes.ResourceExhausted, "this node holds as many agents as it may")
+	case addRefusedEnded:
+		return sess.line.cause
+	case added:
+	}
+	if sess.previous != nil && sess.previous.end(status.Error(codes.Aborted, "the agent has opened a newer stream")) {
+		s.metrics.replaced.Inc()
+	}
+	// A change between the look-up and the entry would have been missed.
+	if _, err := s.desired(sess, id); err != nil {
+		s.parts.pusher.owe()
+	}
+	return nil
+}
+
+// note remembers heartbeats, reports what is new, and wakes the sender at the
+// first heartbeat.
+func (s *Server) note(sess *session, m *message, now int64) {
+	sess.mu.Lock()
+	res := sess.obs.note(m, now, s.seed, s.facts, s.opts.Node)
+	sess.mu.Unlock()
+	s.metrics.undecodableBodies.Add(float64(res.undecodable))
+	if res.report != nil && !s.parts.inventory.add(*res.report) {
+		sess.mu.Lock()
+		sess.obs.reported = 0 // the next heartbeat tries again
+		sess.mu.Unlock()
+	}
+	if res.beat && !sess.beating.Swap(true) {
+		sess.nudge()
+	}
+}
+
+// forward hands the records to the log; it blocks while the log is full.
+func (s *Server) forward(sess *session, m *message) error {
+	if prev := sess.previous; prev != nil {
+		timer := time.NewTimer(handoverWait)
+		select {
+		case <-prev.line.received:
+		case <-timer.C:
+		case <-sess.line.appendCtx.Done():
+		}
+		timer.Stop()
+		sess.previous = nil
+	}
+	if len(m.records) == 0 {
+		return nil
+	}
+	err := s.opts.Log.Append(sess.line.appendCtx, sess.id, m.records, m.suffix)
+	if err == nil {
+		return nil
+	}
+	s.metrics.recordsLost.Add(float64(len(m.records)))
+	if !errors.Is(err, context.Canceled) {
+		s.logs.warn("record log does not take records", "error", err)
+	}
+	return s.refuse(reasonLog, codes.Unavailable, "records cannot be taken now")
+}
+
+// act deals with errors and replies, after they were forwarded. It blocks while
+// the queue of results is full.
+func (s *Server) act(sess *session, m *message, now int64) error {
+	for _, n := range m.notable {
+		switch {
+		case n.dataType == fleet.DataTypeAgentError || n.dataType == fleet.DataTypePluginError:
+			s.metrics.agentErrors.Inc()
+			s.logAgentError(sess, n)
+		case n.dataType.IsTaskReply():
+			if err := s.reply(sess, n, now); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func (s *Server) logAgentError(sess *session, n notable) {
+	var name, text []byte
+	err := eachField(n.body, func(k, v []byte) {
+		switch {
+		case bytes.Equal(k, []byte("name")):
+			name = v
+		case bytes.Equal(k, []byte("msg")):
+			text = v
+		}
+	})
+	if err != nil {
+		s.metrics.undecodableBodies.Inc()
+		return
+	}
+	s.logs.warn("agent reports an error", "agent_id", sess.id, "data_type", int32(n.dataType),
+		"name", string(clip(name, maxLoggedBytes)), "text", string(clip(text, maxLoggedBytes)))
+}
+
+func (s *Server) draining() bool {
+	select {
+	case <-s.drain:
+		return true
+	default:
+		return false
+	}
+}
