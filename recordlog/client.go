@@ -162,8 +162,8 @@ func (c *client) login(ctx context.Context, cn *conn) error {
 	}
 	for done := false; !done; {
 		res, err := cn.roundTrip(ctx, &saslauthenticate.Request{AuthBytes: msg})
-		if errors.Is(err, io.EOF) {
-			return kafka.SASLAuthenticationFailed // so say brokers that just hang up
+		if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+			return fmt.Errorf("the broker hung up: %w", kafka.SASLAuthenticationFailed)
 		}
 		if err != nil {
 			return err
