@@ -134,20 +134,23 @@ func (c *nodeListCmd) Run(a *app) error {
 	if err != nil {
 		return err
 	}
-	t := &table{head: []string{"NAME", "STATE", "AGENTS", "LIMIT", "RECORDS/S", "REPORT", "VERSION", "ZONE", "AGENT ADDRESS"}}
+	t := &table{head: []string{"NAME", "STATE", "AGENTS", "LIMIT", "RECORDS/S", "CPU", "MEMORY", "REPORT", "VERSION", "ZONE", "FOR AGENTS"}}
 	for _, n := range nodes {
-		t.add(n.Name, nodeState(n), count(n.Connections), count(n.ConnectionLimit), fmt.Sprintf("%.1f", n.RecordsPerSecond),
-			a.age(n.ReportedAt), n.Version, dash(n.Zone), dash(n.AgentAddr))
+		t.add(n.Name, nodeState(n), count(uint64(n.Load.Sessions)), count(uint64(n.Load.Limit)), count(uint64(n.Load.RecordsPerSecond)),
+			percent(n.Load.CPUPermille), percent(n.Load.MemoryPermille), a.age(n.ReportedAt), dash(n.Version), dash(n.Zone), dash(n.Addresses.Agents))
 	}
 	return a.show(nodes, t)
 }
 
 func nodeState(n apiv1.Node) string {
-	if n.Degraded {
-		return n.State + ",degraded"
+	state := n.State
+	if len(n.Degraded) > 0 {
+		state += ",degraded"
 	}
-	return n.State
+	return state
 }
+
+func percent(permille uint16) string { return fmt.Sprintf("%.0f%%", float64(permille)/10) }
 
 type nodeShowCmd struct {
 	Name string `arg:"" help:"The node's name."`
@@ -161,13 +164,19 @@ func (c *nodeShowCmd) Run(a *app) error {
 	}
 	t := &table{}
 	t.add("Name", n.Name)
-	t.add("State", nodeState(n))
-	t.add("Version", n.Version)
+	t.add("Server ID", dash(n.ServerID))
+	t.add("State", strings.Join(append([]string{n.State}, n.Degraded...), "; "))
+	t.add("Version", fmt.Sprintf("%s, format %d, started %s", dash(n.Version), n.Format, a.age(n.StartedAt)))
 	t.add("Zone", dash(n.Zone))
-	t.add("Agents", fmt.Sprintf("%s of at most %s", count(n.Connections), count(n.ConnectionLimit)))
-	t.add("Records", fmt.Sprintf("%.1f/s", n.RecordsPerSecond))
+	t.add("Agents", fmt.Sprintf("%s of at most %s", count(uint64(n.Load.Sessions)), count(uint64(n.Load.Limit))))
+	t.add("Records", fmt.Sprintf("%s/s, %s not yet in Kafka", count(uint64(n.Load.RecordsPerSecond)), count(uint64(n.Load.KafkaBacklog))))
+	t.add("Load", fmt.Sprintf("CPU %s, memory %s, spool %s", percent(n.Load.CPUPermille), percent(n.Load.MemoryPermille), percent(n.Load.SpoolPermille)))
+	t.add("Applied", count(n.Load.Applied))
 	t.add("Report", a.age(n.ReportedAt))
-	t.add("Agent address", dash(n.AgentAddr))
-	t.add("HTTP address", dash(n.HTTPAddr))
+	for _, addr := range []struct{ name, addr string }{
+		{"agents", n.Addresses.Agents}, {"http", n.Addresses.HTTP}, {"https", n.Addresses.HTTPS}, {"sd", n.Addresses.SD}, {"node", n.Addresses.Node},
+	} {
+		t.add("Address: "+addr.name, dash(addr.addr))
+	}
 	return a.show(n, t)
 }

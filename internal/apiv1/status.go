@@ -80,26 +80,47 @@ type Listener struct {
 	Addr string `json:"addr"`
 }
 
-// Node is a member of the cluster, as gossip tells it.
+// Node is a member of the cluster, as the node that answers knows it.
 type Node struct {
-	Name             string    `json:"name"`
-	Version          string    `json:"version"`
-	Zone             string    `json:"zone,omitempty"`
-	State            string    `json:"state" description:"alive, draining or another word of the node's member list"`
-	Self             bool      `json:"self" description:"True for the node that answers."`
-	Connections      int       `json:"connections" description:"Agents' streams that it holds."`
-	ConnectionLimit  int       `json:"connection_limit"`
-	RecordsPerSecond float64   `json:"records_per_second"`
-	Degraded         bool      `json:"degraded"`
-	ReportedAt       time.Time `json:"reported_at,omitzero" description:"When its load report came."`
-	AgentAddr        string    `json:"agent_addr"`
-	HTTPAddr         string    `json:"http_addr"`
+	Name       string    `json:"name"`
+	ServerID   string    `json:"server_id" description:"Of its data directory: another one under the same name is another node."`
+	State      string    `json:"state" enum:"ready,draining,not-ready,dead"`
+	Degraded   []string  `json:"degraded" description:"What does not work as it should, in words."`
+	Self       bool      `json:"self" description:"True for the node that answers."`
+	Version    string    `json:"version"`
+	Format     int       `json:"format" description:"The highest format of the replicated state that it can apply."`
+	Zone       string    `json:"zone"`
+	StartedAt  time.Time `json:"started_at,omitzero"`
+	ReportedAt time.Time `json:"reported_at,omitzero" description:"When its last load report came."`
+	Load       NodeLoad  `json:"load"`
+	Addresses  Addresses `json:"addresses"`
 }
 
-// NodeState tells how far a node is; two nodes at the same applied index have
-// the same hash.
+// NodeLoad is what a node reports each second.
+type NodeLoad struct {
+	Sessions         uint32 `json:"sessions" description:"Agents' streams that it holds."`
+	Limit            uint32 `json:"limit" description:"The most streams that it takes."`
+	RecordsPerSecond uint32 `json:"records_per_second"`
+	KafkaBacklog     uint32 `json:"kafka_backlog" description:"Records not yet acknowledged by Kafka."`
+	CPUPermille      uint16 `json:"cpu_permille"`
+	MemoryPermille   uint16 `json:"memory_permille"`
+	SpoolPermille    uint16 `json:"spool_permille"`
+	Applied          uint64 `json:"applied" description:"Index of the last command that it applied."`
+}
+
+// Addresses are where a node is reached; empty for what it does not serve.
+type Addresses struct {
+	Agents string `json:"agents"`
+	HTTP   string `json:"http"`
+	HTTPS  string `json:"https"`
+	SD     string `json:"sd"`
+	Node   string `json:"node"`
+}
+
+// NodeState tells how far a node is: two nodes that applied the same commands
+// have the same hash.
 type NodeState struct {
 	Node    string `json:"node"`
 	Applied uint64 `json:"applied"`
-	Hash    string `json:"hash"`
+	Hash    string `json:"hash,omitempty" description:"Logical hash of the state at applied; absent for another node than the one that answers: ask that one."`
 }
