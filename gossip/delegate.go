@@ -1,0 +1,202 @@
+// SPDX-FileCopyrightText: The Muster Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package gossip
+
+import (
+	"fmt"
+	"net/netip"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/memberlist"
+
+	"muster/fleet"
+)
+
+// delegate is what memberlist calls. Most calls come with memberlist's own lock
+// held, so nothing here calls memberlist back, or blocks.
+type delegate struct{ g *Mesh }
+
+// NodeMeta returns the facts about this node. They were measured before.
+func (d delegate) NodeMeta(int) []byte { return *d.g.meta.Load() }
+
+// NotifyMsg takes a message of another node.
+func (d delegate) NotifyMsg(b []byte) {
+	g := d.g
+	if len(b) == 0 {
+		g.metrics.ignore(reasonMalformed)
+		return
+	}
+	switch b[0] {
+	case kindLoad:
+		node, load, err := decodeLoad(b[1:])
+		if err != nil || node == g.opts.Self.NodeID {
+			g.metrics.ignore(reasonMalformed)
+			return
+		}
+		g.metrics.ignore(g.view.setLoad(node, load, time.Now()))
+	case kindLeaving:
+		g.view.setLeaving(string(b[1:]))
+	case kindRegistration:
+		r, err := decodeRegistration(b[1:])
+		if err != nil {
+			g.metrics.ignore(reasonMalformed)
+			return
+		}
+		g.take(r, time.Now())
+	default:
+		g.metrics.ignore(reasonUnknownKind)
+	}
+}
+
+// take merges a registration and passes it on when it is news.
+func (g *Mesh) take(r registration, now time.Time) {
+	news, ignored := g.registry.merge(r, now)
+	g.metrics.ignore(ignored)
+	if news {
+		g.spread(r)
+	}
+}
+
+// spread queues a registration for the other nodes. A later one about the same
+// service replaces it, so the queue is no longer than the registry. A lone node
+// tells its registry to whom it meets.
+func (g *Mesh) spread(r registration) {
+	if g.view.countAlive() < 2 {
+		return
+	}
+	message, err := encodeRegistration(r)
+	if err != nil {
+		g.logger.Error("could not spread a registration", "error", err)
+		return
+	}
+	g.queue.QueueBroadcast(&broadcast{key: r.key(), message: message})
+}
+
+// GetBroadcasts returns registrations that fit into a packet.
+func (d delegate) GetBroadcasts(overhead, limit int) [][]byte {
+	return d.g.queue.GetBroadcasts(overhead, limit)
+}
+
+// LocalState returns the service registry for a full comparison.
+func (d delegate) LocalState(bool) []byte {
+	state, err := d.g.registry.state(time.Now())
+	if err != nil {
+		d.g.logger.Error("could not compare the service registry with another node", "error", err)
+		return nil
+	}
+	return state
+}
+
+// MergeRemoteState takes the other side of a full comparison.
+func (d delegate) MergeRemoteState(b []byte, _ bool) {
+	all, err := decodeState(b)
+	if err != nil {
+		d.g.metrics.ignore(reasonMalformed)
+		return
+	}
+	now := time.Now()
+	for _, r := range all {
+		d.g.take(r, now)
+	}
+}
+
+// NotifyAlive refuses nodes that do not belong here.
+func (d delegate) NotifyAlive(n *memberlist.Node) error {
+	facts, err := fleet.DecodeMeta(n.Meta)
+	if err != nil {
+		return err
+	}
+	if facts.NodeID != n.Name {
+		return fmt.Errorf("node %q calls itself %q: %w", n.Name, facts.NodeID, fleet.ErrInvalid)
+	}
+	own, err := fleet.DecodeMeta(*d.g.meta.Load())
+	if err != nil {
+		return err
+	}
+	if own.ClusterID != "" && facts.ClusterID != "" && own.ClusterID != facts.ClusterID {
+		if d.g.foreign.now() {
+			d.g.logger.Warn("a node of another cluster has the same secret; it is ignored",
+				"node", n.Name, "address", n.Address(), "its_cluster", facts.ClusterID, "our_cluster", own.ClusterID)
+		}
+		return fmt.Errorf("node %q is of cluster %q: %w", n.Name, facts.ClusterID, fleet.ErrForbidden)
+	}
+	return nil
+}
+
+// NotifyJoin notes a node that is there, new or again.
+func (d delegate) NotifyJoin(n *memberlist.Node) { d.notify(n) }
+
+// NotifyUpdate notes a node's new facts.
+func (d delegate) NotifyUpdate(n *memberlist.Node) { d.notify(n) }
+
+func (d delegate) notify(n *memberlist.Node) {
+	if n.Name == d.g.opts.Self.NodeID {
+		return // what this node is, it knows best
+	}
+	facts, err := fleet.DecodeMeta(n.Meta)
+	ip, ok := netip.AddrFromSlice(n.Addr)
+	if err != nil || !ok {
+		d.g.metrics.ignore(reasonMalformed) // NotifyAlive has let it pass, so this does not happen
+		return
+	}
+	addr := netip.AddrPortFrom(ip.Unmap(), n.Port)
+	if d.g.view.setAlive(facts, addr) {
+		d.g.logger.Info("node joined", "node", n.Name, "address", addr.String(), "version", facts.Version)
+	}
+}
+
+// NotifyLeave notes that a node is gone.
+func (d delegate) NotifyLeave(n *memberlist.Node) {
+	if n.Name == d.g.opts.Self.NodeID {
+		return
+	}
+	if left := d.g.view.setGone(n.Name, time.Now()); left {
+		d.g.logger.Info("node left", "node", n.Name, "address", n.Address())
+	} else {
+		d.g.logger.Warn("node does not answer any more and counts as dead", "node", n.Name, "address", n.Address())
+	}
+}
+
+// NotifyConflict tells of two nodes with one name.
+func (d delegate) NotifyConflict(existing, other *memberlist.Node) {
+	if d.g.conflicts.now() {
+		d.g.logger.Error("two live nodes have the same name; stop one, or give it another --node-id",
+			"node", existing.Name, "address", existing.Address(), "other_address", other.Address())
+	}
+}
+
+// broadcast is a registration on its way.
+type broadcast struct {
+	key     fleet.ServiceKey
+	message []byte
+}
+
+// Invalidates tells whether this one replaces another.
+func (b *broadcast) Invalidates(other memberlist.Broadcast) bool {
+	o, ok := other.(*broadcast)
+	return ok && o.key == b.key
+}
+
+// Message returns the bytes to send.
+func (b *broadcast) Message() []byte { return b.message }
+
+// Finished does nothing: nobody waits.
+func (b *broadcast) Finished() {}
+
+// seldom lets a log line through once a minute.
+type seldom struct {
+	mu   sync.Mutex
+	last time.Time
+}
+
+func (s *seldom) now() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.last.IsZero() && time.Since(s.last) < time.Minute {
+		return false
+	}
+	s.last = time.Now()
+	return true
+}

@@ -1,0 +1,54 @@
+// SPDX-FileCopyrightText: The Muster Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package gossip
+
+import (
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promauto"
+)
+
+// Why a message of another node was ignored.
+const (
+	reasonMalformed    = "malformed"
+	reasonUnknownKind  = "unknown_kind"
+	reasonUnknownNode  = "unknown_node"
+	reasonStale        = "stale"
+	reasonRegistryFull = "registry_full"
+)
+
+type metrics struct {
+	members      prometheus.Gauge
+	services     prometheus.Gauge
+	ignored      *prometheus.CounterVec
+	joinFailures prometheus.Counter
+	sendFailures prometheus.Counter
+}
+
+func newMetrics(reg prometheus.Registerer) *metrics {
+	factory := promauto.With(reg)
+	return &metrics{
+		members: factory.NewGauge(prometheus.GaugeOpts{
+			Name: "muster_gossip_members", Help: "Live nodes that this one knows, itself included.",
+		}),
+		services: factory.NewGauge(prometheus.GaugeOpts{
+			Name: "muster_gossip_services", Help: "Registrations of other services, recent evictions included.",
+		}),
+		ignored: factory.NewCounterVec(prometheus.CounterOpts{
+			Name: "muster_gossip_ignored_messages_total", Help: "Messages of other nodes that were not used.",
+		}, []string{"reason"}),
+		joinFailures: factory.NewCounter(prometheus.CounterOpts{
+			Name: "muster_gossip_join_failures_total", Help: "Rounds in which none of the missing nodes could be joined.",
+		}),
+		sendFailures: factory.NewCounter(prometheus.CounterOpts{
+			Name: "muster_gossip_send_failures_total", Help: "Packets that could not be sent to a node.",
+		}),
+	}
+}
+
+// ignore counts a message that was not used; an empty reason is none.
+func (m *metrics) ignore(reason string) {
+	if reason != "" {
+		m.ignored.WithLabelValues(reason).Inc()
+	}
+}

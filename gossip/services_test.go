@@ -1,0 +1,196 @@
+// SPDX-FileCopyrightText: The Muster Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package gossip_test
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"muster/fleet"
+	"muster/gossip"
+	"muster/internal/memnet"
+)
+
+func service(name string, i int) fleet.Service {
+	return fleet.Service{Name: name, IP: fmt.Sprintf("192.0.2.%d", i%250), Port: 1000 + i, Weight: i, Extra: map[string]any{"k": "v"}}
+}
+
+// lines collects what is logged.
+type lines struct {
+	mu   sync.Mutex
+	text bytes.Buffer
+}
+
+func (l *lines) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.Write(p)
+}
+
+func (l *lines) count(s string) int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return strings.Count(l.text.String(), s)
+}
+
+func TestAnotherSecretDoesNotJoin(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := memnet.New()
+		log := &lines{}
+		one := startNode(t, n, 1)
+		two := startNode(t, n, 2, func(o *gossip.Options) {
+			o.Key = bytes.Repeat([]byte{8}, 32)
+			o.Logger = slog.New(slog.NewTextHandler(log, nil))
+		})
+		time.Sleep(3 * time.Minute)
+		if len(one.Members()) != 1 || len(two.Members()) != 1 {
+			t.Fatalf("%d and %d members", len(one.Members()), len(two.Members()))
+		}
+		if got := log.count("the same cluster secret"); got < 3 || got > 4 {
+			t.Errorf("the hint was logged %d times in 3 minutes", got)
+		}
+	})
+}
+
+func TestAnotherClusterDoesNotJoin(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := memnet.New()
+		log := &lines{}
+		one := startNode(t, n, 1, func(o *gossip.Options) { o.Logger = slog.New(slog.NewTextHandler(log, nil)) })
+		two := startNode(t, n, 2, func(o *gossip.Options) { o.Self.ClusterID = "other" })
+		three := startNode(t, n, 3, func(o *gossip.Options) { o.Self.ClusterID = "" }) // of no cluster yet
+		time.Sleep(time.Minute)
+		if _, ok := one.member("n2"); ok || log.count("another cluster") == 0 {
+			t.Error("n2 of another cluster was taken for a member")
+		}
+		if _, ok := two.member("n1"); ok {
+			t.Error("n1 of another cluster was taken for a member")
+		}
+		if _, ok := one.member("n3"); !ok {
+			t.Error("n3, of no cluster yet, is not seen")
+		}
+		_ = three
+	})
+}
+
+func TestTwoNodesWithOneNameAreReported(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := memnet.New()
+		log := &lines{}
+		startNode(t, n, 1, func(o *gossip.Options) { o.Logger = slog.New(slog.NewTextHandler(log, nil)) })
+		startNode(t, n, 2)
+		time.Sleep(5 * time.Second)
+		startNode(t, n, 3, func(o *gossip.Options) { o.Self.NodeID = "n2" })
+		time.Sleep(10 * time.Second)
+		if log.count("have the same name") != 1 {
+			t.Errorf("logged %d times", log.count("have the same name"))
+		}
+	})
+}
+
+func has(node *testNode, name string, count int) func() bool {
+	return func() bool { return len(node.Services(name)) == count }
+}
+
+func TestServicesSpreadAndAge(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		nodes := startThree(t, memnet.New())
+		registered, err := nodes[0].Register(service("svc", 1))
+		if err != nil || registered.CreateAt != time.Now().Unix() {
+			t.Fatalf("Register = %+v, %v", registered, err)
+		}
+		created := registered.CreateAt
+		await(t, 3*time.Second, "n3 knows it", has(nodes[2], "svc", 1))
+		time.Sleep(30 * time.Second)
+		if _, err := nodes[1].Register(service("svc", 1)); err != nil { // through another node
+			t.Fatal(err)
+		}
+		time.Sleep(50 * time.Second)
+		for _, node := range nodes {
+			got := node.Services("svc")
+			if len(got) != 1 || got[0].Status != fleet.ServiceBlue || got[0].CreateAt != created ||
+				time.Now().Unix()-got[0].UpdateAt > 52 || got[0].Extra["k"] != "v" {
+				t.Errorf("%s: %+v", node.id, got)
+			}
+		}
+		time.Sleep(56 * time.Second) // older than 105 s
+		for _, node := range nodes {
+			if got := node.Services(""); len(got) != 0 {
+				t.Errorf("%s still has %+v", node.id, got)
+			}
+		}
+	})
+}
+
+func TestEvictionsSpread(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		nodes := startThree(t, memnet.New())
+		s := service("svc", 1)
+		if _, err := nodes[0].Register(s); err != nil {
+			t.Fatal(err)
+		}
+		await(t, 3*time.Second, "n2 knows it", has(nodes[1], "svc", 1))
+		if !nodes[1].Evict(s.Key()) || nodes[1].Evict(s.Key()) {
+			t.Error("Evict does not tell whether it was known")
+		}
+		await(t, 3*time.Second, "n1 forgets it", has(nodes[0], "svc", 0))
+		time.Sleep(time.Minute) // full comparisons do not bring it back
+		if len(nodes[2].Services("svc")) != 0 {
+			t.Error("n3 has it again")
+		}
+		if _, err := nodes[2].Register(s); err != nil {
+			t.Fatal(err)
+		}
+		await(t, 3*time.Second, "n1 knows it anew", has(nodes[0], "svc", 1))
+	})
+}
+
+func TestANewcomerLearnsTheWholeRegistry(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := memnet.New()
+		one := startNode(t, n, 1)
+		for i := range 3000 {
+			if _, err := one.Register(service("svc", i)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		time.Sleep(20 * time.Second)
+		two := startNode(t, n, 2)
+		await(t, 10*time.Second, "n2 knows all", has(two, "svc", 3000))
+		if got := two.Services("svc")[0]; time.Now().Unix()-got.UpdateAt < 20 {
+			t.Errorf("its age was lost on the way: %+v", got)
+		}
+	})
+}
+
+func TestTheRegistryIsBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		node := startNode(t, memnet.New(), 1, func(o *gossip.Options) { o.Join = nil })
+		for i := range 10_000 {
+			if _, err := node.Register(service("svc", i)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if _, err := node.Register(service("more", 1)); !errors.Is(err, fleet.ErrTooLarge) {
+			t.Errorf("one too many: %v", err)
+		}
+		if _, err := node.Register(service("svc", 1)); err != nil {
+			t.Errorf("a renewal: %v", err)
+		}
+		if _, err := node.Register(fleet.Service{Name: "a b", IP: "1", Port: 1}); !errors.Is(err, fleet.ErrInvalid) {
+			t.Errorf("a bad name: %v", err)
+		}
+		time.Sleep(106 * time.Second)
+		if _, err := node.Register(service("more", 1)); err != nil {
+			t.Errorf("after the others are gone: %v", err)
+		}
+	})
+}

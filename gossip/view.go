@@ -1,0 +1,240 @@
+// SPDX-FileCopyrightText: The Muster Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package gossip
+
+import (
+	"cmp"
+	"maps"
+	"math/rand/v2"
+	"net/netip"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/hashicorp/memberlist"
+
+	"muster/fleet"
+)
+
+const (
+	// rememberDead is how long a dead node stays in the list, for people to see,
+	// and is called again, in case only the network had failed.
+	rememberDead = time.Hour
+
+	// maxMembers bounds the list; nodes beyond it are ignored.
+	maxMembers = 1000
+)
+
+// view is what this node knows of all nodes.
+type view struct {
+	self     string
+	snapshot atomic.Pointer[[]fleet.Member] // sorted, never changed once stored
+
+	mu          sync.Mutex
+	nodes       map[string]*node
+	subscribers map[chan struct{}]struct{}
+
+	// pickMu guards the choice of nodes for agents. It is taken after mu, or alone.
+	pickMu    sync.Mutex
+	handedOut map[string]uint32 // since the node's last report
+	rnd       *rand.Rand
+}
+
+type node struct {
+	member fleet.Member
+	addr   netip.AddrPort // of its gossip; zero for this node
+	diedAt time.Time
+
+	leaving bool // it said that it leaves
+}
+
+func newView(self fleet.Member, now time.Time) *view {
+	self.Alive = true
+	self.Load, self.ReportedAt = fleet.Load{}, time.Time{}
+	v := &view{
+		self:        self.NodeID,
+		nodes:       map[string]*node{self.NodeID: {member: self}},
+		subscribers: map[chan struct{}]struct{}{},
+		handedOut:   map[string]uint32{},
+		rnd:         rand.New(rand.NewPCG(rand.Uint64(), uint64(now.UnixNano()))),
+	}
+	v.publish()
+	return v
+}
+
+// publish makes a new snapshot. The caller holds mu.
+func (v *view) publish() {
+	members := make([]fleet.Member, 0, len(v.nodes))
+	for _, n := range v.nodes {
+		members = append(members, n.member)
+	}
+	slices.SortFunc(members, func(a, b fleet.Member) int { return cmp.Compare(a.NodeID, b.NodeID) })
+	v.snapshot.Store(&members)
+}
+
+// changed makes a new snapshot and tells the subscribers. The caller holds mu.
+func (v *view) changed() {
+	v.publish()
+	for ch := range v.subscribers {
+		select {
+		case ch <- struct{}{}:
+		default: // it has not yet looked at the change before
+		}
+	}
+}
+
+func (v *view) subscribe() (<-chan struct{}, func()) {
+	ch := make(chan struct{}, 1)
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.subscribers[ch] = struct{}{}
+	return ch, func() {
+		v.mu.Lock()
+		defer v.mu.Unlock()
+		delete(v.subscribers, ch)
+	}
+}
+
+// setAlive notes that a node is there, or its new facts. It reports whether the
+// node was not there before.
+func (v *view) setAlive(facts fleet.Member, addr netip.AddrPort) (isNew bool) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	old, known := v.nodes[facts.NodeID]
+	if !known && len(v.nodes) >= maxMembers {
+		return false
+	}
+	facts.Alive = true
+	if known && old.member.Started.Equal(facts.Started) {
+		facts.Load, facts.ReportedAt = old.member.Load, old.member.ReportedAt
+	}
+	v.nodes[facts.NodeID] = &node{member: facts, addr: addr}
+	v.changed()
+	return !known || !old.member.Alive
+}
+
+// setFacts replaces the facts about this node.
+func (v *view) setFacts(facts fleet.Member) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	n := v.nodes[v.self]
+	facts.Alive = true
+	facts.Load, facts.ReportedAt = n.member.Load, n.member.ReportedAt
+	n.member = facts
+	v.changed()
+}
+
+// setLeaving notes that a node is about to leave: no agents are sent to it.
+func (v *view) setLeaving(id string) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	n, ok := v.nodes[id]
+	if !ok || id == v.self {
+		return
+	}
+	n.leaving = true
+	n.member.Load.Ready = false
+	v.publish()
+}
+
+// setGone notes that a node is dead, or forgets it when it left on purpose,
+// which it tells.
+func (v *view) setGone(id string, now time.Time) (left bool) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	n, ok := v.nodes[id]
+	if !ok || id == v.self {
+		return false
+	}
+	if n.leaving {
+		delete(v.nodes, id)
+	} else {
+		n.member.Alive, n.diedAt = false, now
+	}
+	v.changed()
+	return n.leaving
+}
+
+// setLoad notes a report. It returns why it did not, or an empty reason.
+func (v *view) setLoad(id string, load fleet.Load, now time.Time) (ignored string) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	n, ok := v.nodes[id]
+	if !ok {
+		return reasonUnknownNode
+	}
+	if n.leaving || !n.member.ReportedAt.IsZero() && load.Sequence <= n.member.Load.Sequence {
+		return reasonStale
+	}
+	n.member.Load, n.member.ReportedAt = load, now
+	v.publish()
+	v.pickMu.Lock()
+	defer v.pickMu.Unlock()
+	delete(v.handedOut, id)
+	return ""
+}
+
+func (v *view) pick(count int, now time.Time) []fleet.Member {
+	v.pickMu.Lock()
+	defer v.pickMu.Unlock()
+	picked := fleet.Rank(*v.snapshot.Load(), v.handedOut, now, v.rnd, count)
+	if len(picked) > 0 {
+		v.handedOut[picked[0].NodeID]++
+	}
+	return picked
+}
+
+func (v *view) countAlive() int {
+	alive := 0
+	for _, m := range *v.snapshot.Load() {
+		if m.Alive {
+			alive++
+		}
+	}
+	return alive
+}
+
+// peers returns the other live nodes.
+func (v *view) peers() []memberlist.Address {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	peers := make([]memberlist.Address, 0, len(v.nodes))
+	for id, n := range v.nodes {
+		if id != v.self && n.member.Alive {
+			peers = append(peers, memberlist.Address{Addr: n.addr.String(), Name: id})
+		}
+	}
+	return peers
+}
+
+// addresses returns where the other nodes are, the live and the dead ones.
+func (v *view) addresses() (alive, dead map[netip.AddrPort]struct{}) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	alive, dead = map[netip.AddrPort]struct{}{}, map[netip.AddrPort]struct{}{}
+	for id, n := range v.nodes {
+		switch {
+		case id == v.self:
+		case n.member.Alive:
+			alive[n.addr] = struct{}{}
+		default:
+			dead[n.addr] = struct{}{}
+		}
+	}
+	return alive, dead
+}
+
+// sweep forgets nodes that have been dead for long.
+func (v *view) sweep(now time.Time) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	before := len(v.nodes)
+	maps.DeleteFunc(v.nodes, func(_ string, n *node) bool {
+		return !n.member.Alive && now.Sub(n.diedAt) > rememberDead
+	})
+	if len(v.nodes) != before {
+		v.changed()
+	}
+}
