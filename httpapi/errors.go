@@ -95,6 +95,11 @@ func (e *elkeidError) Unwrap() error { return e.err }
 // withCode makes an error that Manager routes answer with the given code.
 func withCode(code elkeidCode, err error) error { return &elkeidError{code: code, err: err} }
 
+// withStatus also sets the status.
+func withStatus(code elkeidCode, status int, err error) error {
+	return &elkeidError{code: code, status: status, err: err}
+}
+
 // refuse writes the answer to an error in the style of the route.
 func (a *API) refuse(w http.ResponseWriter, r *http.Request, st style, err error) {
 	o := outcomeOf(err)

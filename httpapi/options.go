@@ -84,9 +84,11 @@ type Members interface {
 
 // Services is the registry of services that are not members.
 type Services interface {
-	Register(s fleet.Service) error
-	Evict(k fleet.ServiceKey) error
-	Services() []fleet.Service
+	Register(s fleet.Service) (fleet.Service, error)
+	// Evict tells whether the service was known.
+	Evict(k fleet.ServiceKey) bool
+	// Services lists those of a name, or all if it is empty.
+	Services(name string) []fleet.Service
 }
 
 // UserStore keeps the accounts. Errors are refusals of fleet.

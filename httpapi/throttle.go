@@ -93,6 +93,19 @@ func (t *loginThrottle) begin(user, addr string, now time.Time) (wait time.Durat
 	return 0, true
 }
 
+// undo takes back a try that was never judged.
+func (t *loginThrottle) undo(user, addr string) {
+	pair := addr + " " + user
+	t.pairs.update(pair, func(g *guesses) bool {
+		g.wrong, g.until = g.wrong-1, time.Time{}
+		return g.wrong > 0
+	})
+	if !t.isKnown(pair) {
+		giveBack(t.addrs, addr)
+		giveBack(t.users, user)
+	}
+}
+
 // succeeded forgets what was held against the pair.
 func (t *loginThrottle) succeeded(user, addr string) {
 	pair := addr + " " + user

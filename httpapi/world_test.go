@@ -298,14 +298,19 @@ func (f *fakeDirectory) Pick(count int) []fleet.Member {
 	return f.members[:min(count, len(f.members))]
 }
 
-func (f *fakeDirectory) Register(s fleet.Service) error {
+func (f *fakeDirectory) Register(s fleet.Service) (fleet.Service, error) {
+	f.Evict(s.Key())
+	s.CreateAt, s.UpdateAt = start.Unix(), start.Unix()
 	f.services = append(f.services, s)
-	return s.Check()
+	return s, s.Check()
 }
 
-func (f *fakeDirectory) Evict(k fleet.ServiceKey) error {
+func (f *fakeDirectory) Evict(k fleet.ServiceKey) bool {
+	before := len(f.services)
 	f.services = slices.DeleteFunc(f.services, func(s fleet.Service) bool { return s.Key() == k })
-	return nil
+	return len(f.services) < before
 }
 
-func (f *fakeDirectory) Services() []fleet.Service { return f.services }
+func (f *fakeDirectory) Services(name string) []fleet.Service {
+	return slices.DeleteFunc(slices.Clone(f.services), func(s fleet.Service) bool { return name != "" && s.Name != name })
+}
