@@ -44,7 +44,6 @@ type EmbeddedOptions struct {
 	RetentionBytes int64
 
 	Listen func(network, addr string) (net.Listener, error) // default: TCP
-	Dial   Dialer                                           // to what Listen opened; default: TCP
 	Logger *slog.Logger
 }
 
@@ -52,10 +51,9 @@ type EmbeddedOptions struct {
 // node: franz-go's kfake on a directory. What it acknowledged is on disk.
 // It is not replicated, and it asks nobody for credentials.
 type Embedded struct {
-	opts     EmbeddedOptions
-	listener net.Listener
-	lock     *os.File
-	release  func() // gives up listener and lock, once
+	opts    EmbeddedOptions
+	door    *door
+	release func() // gives up address and directory, once
 }
 
 // NewEmbedded locks the directory and binds the address; Run serves.
@@ -64,9 +62,6 @@ func NewEmbedded(opts EmbeddedOptions) (*Embedded, error) {
 	setDefault(&opts.RetentionBytes, DefaultRetentionBytes)
 	if opts.Listen == nil {
 		opts.Listen = net.Listen
-	}
-	if opts.Dial == nil {
-		opts.Dial = (&net.Dialer{}).DialContext
 	}
 	if err := opts.validate(); err != nil {
 		return nil, err
@@ -80,9 +75,9 @@ func NewEmbedded(opts EmbeddedOptions) (*Embedded, error) {
 		_ = lock.Close()
 		return nil, fmt.Errorf("recordlog: binding the embedded kafka: %w", err)
 	}
-	e := &Embedded{opts: opts, listener: listener, lock: lock}
+	e := &Embedded{opts: opts, door: newDoor(listener)}
 	e.release = sync.OnceFunc(func() {
-		_ = listener.Close()
+		_ = e.door.Close()
 		_ = lock.Close()
 	})
 	return e, nil
@@ -132,7 +127,7 @@ func lockDir(dir string) (*os.File, error) {
 }
 
 // Addrs returns the broker's address, as Options.Brokers wants it.
-func (e *Embedded) Addrs() []string { return []string{e.listener.Addr().String()} }
+func (e *Embedded) Addrs() []string { return []string{e.door.Addr().String()} }
 
 // Close gives up directory and address if Run was never called; Run does so itself.
 func (e *Embedded) Close() error {
@@ -140,12 +135,13 @@ func (e *Embedded) Close() error {
 	return nil
 }
 
-// Run serves until ctx ends, then closes the files. It is called once.
+// Run serves until ctx ends, then closes the files. It is called once. Clients
+// that come before the topics are ready wait.
 func (e *Embedded) Run(ctx context.Context) error {
 	defer e.release()
 	cluster, err := kfake.NewCluster(
 		kfake.NumBrokers(1),
-		kfake.ListenFn(func(string, string) (net.Listener, error) { return e.listener, nil }),
+		kfake.ListenFn(func(string, string) (net.Listener, error) { return e.door, nil }),
 		kfake.DataDir(e.opts.Dir),
 		kfake.SyncWrites(),
 		kfake.WithLogger(kfakeLogger{e.opts.Logger}),
@@ -156,8 +152,12 @@ func (e *Embedded) Run(ctx context.Context) error {
 	}
 	defer cluster.Close()
 	if err := e.prepareTopics(ctx, cluster); err != nil {
+		if ctx.Err() != nil {
+			return nil // asked to end before it was ready
+		}
 		return err
 	}
+	e.door.open()
 	e.retain(ctx, cluster)
 	return nil
 }
@@ -202,10 +202,11 @@ func (e *Embedded) retention(partitions int) map[string]string {
 	}
 }
 
-// setConfigs changes an existing topic's settings; kfake takes that over the wire only.
+// setConfigs changes an existing topic's settings. kfake takes that as a request
+// only, so it is sent through the door, which is still shut to others.
 func (e *Embedded) setConfigs(ctx context.Context, topic string, configs map[string]string) error {
 	const topicResource, set = 2, 0
-	cl := &client{dial: e.opts.Dial, timeout: DefaultRequestTimeout}
+	cl := &client{dial: e.door.dial, timeout: DefaultRequestTimeout}
 	c, err := cl.connect(ctx, e.Addrs()[0])
 	if err != nil {
 		return err
@@ -271,6 +272,55 @@ func recordBytes(r *kmsg.ProduceRequest) (n int64) {
 		}
 	}
 	return n
+}
+
+// door is a listener that is shut until open: connections wait, except those
+// made by dial.
+type door struct {
+	net.Listener
+	own    chan net.Conn
+	opened chan struct{}
+	closed chan struct{}
+	open   func()
+	shut   func() error
+}
+
+func newDoor(l net.Listener) *door {
+	d := &door{Listener: l, own: make(chan net.Conn), opened: make(chan struct{}), closed: make(chan struct{})}
+	d.open = sync.OnceFunc(func() { close(d.opened) })
+	d.shut = sync.OnceValue(func() error {
+		close(d.closed)
+		return l.Close()
+	})
+	return d
+}
+
+// Accept implements net.Listener.
+func (d *door) Accept() (net.Conn, error) {
+	select {
+	case c := <-d.own:
+		return c, nil
+	case <-d.opened:
+		return d.Listener.Accept()
+	case <-d.closed:
+		return nil, net.ErrClosed
+	}
+}
+
+// Close implements net.Listener.
+func (d *door) Close() error { return d.shut() }
+
+// dial connects to whoever accepts; only before open.
+func (d *door) dial(ctx context.Context, _, _ string) (net.Conn, error) {
+	here, there := net.Pipe()
+	select {
+	case d.own <- there:
+		return here, nil
+	case <-d.closed:
+		return nil, net.ErrClosed
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
 }
 
 // kfakeLogger passes on what an operator should know; requests are debug.

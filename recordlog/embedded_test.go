@@ -212,7 +212,7 @@ func diskUse(t *testing.T, dir string) (n int64) {
 }
 
 func TestEmbeddedRetention(t *testing.T) {
-	const retention = 20 << 20
+	const retention = 24 << 20
 	dir := t.TempDir()
 	e, stop := serve(t, dir, func(o *recordlog.EmbeddedOptions) { o.RetentionBytes = retention }) // 2 partitions
 	l, stopLog := writeTo(t, e)
@@ -239,7 +239,7 @@ func TestEmbeddedRetention(t *testing.T) {
 	}
 
 	// Topics that exist take over a smaller share.
-	const smaller = 24 << 20 // of three partitions, so 16 MiB for the two that are full
+	const smaller = retention // of three partitions, so 16 MiB for the two that are full
 	_, stop = serve(t, dir, func(o *recordlog.EmbeddedOptions) {
 		o.RetentionBytes = smaller
 		o.Topics["k8s"] = 1
