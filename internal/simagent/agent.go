@@ -72,6 +72,7 @@ type state struct {
 
 // process is what dies with the agent's process.
 type process struct {
+	alive     bool
 	started   time.Time
 	pid       int
 	nextBeat  time.Time
@@ -128,6 +129,7 @@ func (a *agent) run(ctx context.Context, delay time.Duration) {
 		if end == endStopped {
 			return
 		}
+		a.stopPlugins()
 		a.fleet.counters.exits.Add(1)
 		a.log.Debug("agent exited", "gave_up", end == endGaveUp)
 		if !a.fleet.opts.Systemd || !sleep(ctx, restartWait) {
@@ -171,7 +173,7 @@ func (a *agent) live(ctx context.Context) ending {
 func (a *agent) boot(now time.Time, plugins []Plugin) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.process = process{started: now, lastBeat: now, nextBeat: now, pid: 1000 + rand.IntN(60_000), netMode: modeUnknown}
+	a.process = process{alive: true, started: now, lastBeat: now, nextBeat: now, pid: 1000 + rand.IntN(60_000), netMode: modeUnknown}
 	a.plugins = make(map[string]running, len(plugins))
 	for _, p := range plugins {
 		a.plugins[p.Name] = newRunning(p, now)
@@ -186,7 +188,14 @@ func (a *agent) end() {
 	a.uploads.Wait()
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	a.process.alive = false
 	a.fleet.counters.dropped.Add(int64(len(a.buffer.take(nil))))
+}
+
+func (a *agent) stopPlugins() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.plugins = nil
 }
 
 func (a *agent) connectedBy(mode string) {

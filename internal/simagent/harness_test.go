@@ -22,7 +22,7 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
-	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/stats"
 	"google.golang.org/protobuf/proto"
 
 	"muster/internal/agentpb"
@@ -140,7 +140,7 @@ func (w *world) center(ip, name string, c *center) *center {
 		ClientCAs:    w.roots, ClientAuth: tls.RequireAndVerifyClientCert,
 	}
 	c.sends = make(map[int]agentpb.Transfer_TransferServer)
-	c.server = grpc.NewServer(grpc.Creds(credentials.NewTLS(conf)), grpc.MaxRecvMsgSize(10<<20))
+	c.server = grpc.NewServer(grpc.Creds(credentials.NewTLS(conf)), grpc.MaxRecvMsgSize(10<<20), grpc.StatsHandler(headers{c}))
 	agentpb.RegisterTransferServer(c.server, c)
 	agentpb.RegisterFileExtServer(c.server, c)
 	var wg sync.WaitGroup
@@ -152,12 +152,25 @@ func (w *world) center(ip, name string, c *center) *center {
 	return c
 }
 
+// headers notes how streams are compressed.
+type headers struct{ c *center }
+
+func (headers) TagRPC(ctx context.Context, _ *stats.RPCTagInfo) context.Context   { return ctx }
+func (headers) TagConn(ctx context.Context, _ *stats.ConnTagInfo) context.Context { return ctx }
+func (headers) HandleConn(context.Context, stats.ConnStats)                       {}
+
+func (h headers) HandleRPC(_ context.Context, s stats.RPCStats) {
+	if in, ok := s.(*stats.InHeader); ok {
+		h.c.mu.Lock()
+		defer h.c.mu.Unlock()
+		h.c.encodings = append(h.c.encodings, in.FullMethod+" "+in.Compression)
+	}
+}
+
 func (c *center) Transfer(s agentpb.Transfer_TransferServer) error {
-	md, _ := metadata.FromIncomingContext(s.Context())
 	c.mu.Lock()
 	c.opened = append(c.opened, time.Now())
 	n := len(c.opened)
-	c.encodings = append(c.encodings, md.Get("grpc-accept-encoding")...)
 	c.sends[n] = s
 	c.mu.Unlock()
 	if c.serve != nil {
@@ -247,6 +260,12 @@ func (l *lookups) all() []time.Time {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return append([]time.Time(nil), l.times...)
+}
+
+func (l *lookups) requests() []string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return append([]string(nil), l.uris...)
 }
 
 // sd starts a service discovery at this host.

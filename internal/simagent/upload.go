@@ -117,12 +117,7 @@ func (f *Fleet) openFile(path string) (content io.ReadCloser, size int64, err er
 		data := bytes.Repeat(line, SyntheticFileBytes/len(line)+1)[:SyntheticFileBytes]
 		return io.NopCloser(bytes.NewReader(data)), SyntheticFileBytes, nil
 	}
-	root, err := os.OpenRoot(f.opts.FilesDir)
-	if err != nil {
-		return nil, 0, err
-	}
-	defer root.Close()
-	file, err := root.Open(strings.TrimLeft(path, "/"))
+	file, err := os.OpenInRoot(f.opts.FilesDir, strings.TrimLeft(path, "/"))
 	if err != nil {
 		return nil, 0, err
 	}
