@@ -1,0 +1,116 @@
+// SPDX-FileCopyrightText: The Muster Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package raftstore
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/hashicorp/raft"
+	wal "github.com/hashicorp/raft-wal"
+	"github.com/hashicorp/raft-wal/metadb"
+)
+
+// raftLog is raft's log with its meta store, which raft-wal itself never closes.
+type raftLog struct {
+	*wal.WAL
+	meta *metadb.BoltMetaDB
+}
+
+func (l *raftLog) close() error { return errors.Join(l.WAL.Close(), l.meta.Close()) }
+
+// openLog opens the log of dir. position is where the state stands: a log that
+// is missing although the state has entries is refused, because with it the
+// node's votes are gone.
+func openLog(dir string, pos position, opts *Options) (*raftLog, error) {
+	path := filepath.Join(dir, logDirName)
+	_, err := os.Stat(filepath.Join(path, metadb.FileName))
+	if errors.Is(err, fs.ErrNotExist) && pos.Index > 0 {
+		return nil, fmt.Errorf("the log in %s is missing although the state is at index %d: put it back, or %s", path, pos.Index, reseed(dir))
+	}
+	if err := os.MkdirAll(path, 0o700); err != nil {
+		return nil, fmt.Errorf("making the log directory: %w", err)
+	}
+	if err := checkMeta(filepath.Join(path, metadb.FileName)); err != nil {
+		return nil, fmt.Errorf("%w; %s", err, reseed(dir))
+	}
+	l := &raftLog{meta: &metadb.BoltMetaDB{}}
+	l.WAL, err = wal.Open(path, wal.WithMetaStore(l.meta),
+		wal.WithSegmentSize(opts.Tuning.SegmentBytes), wal.WithLogger(newRaftLogger(opts.Logger)))
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("opening the log in %s: %w; %s", path, err, reseed(dir)), l.meta.Close())
+	}
+	return l, nil
+}
+
+// checkMeta opens the log's meta store once, read-only: bbolt panics on a
+// damaged file, and raft-wal would wait for ever for one that is in use.
+func checkMeta(path string) error {
+	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	f, err := openStateFile(path, 1)
+	if err != nil {
+		return err
+	}
+	err = f.read(func(v view) error {
+		for err := range v.tx.Check() {
+			return err
+		}
+		return nil
+	})
+	return errors.Join(err, f.db.Close())
+}
+
+func reseed(dir string) string {
+	return fmt.Sprintf("to start again from the other nodes move %s away and let the node join as a new one, or on a lone node restore a backup", dir)
+}
+
+// reconcile makes the log and the state fit each other, as far as that is safe.
+// It must run before raft sees them.
+func (l *raftLog) reconcile(dir string, pos position, opts *Options) error {
+	first, err := l.FirstIndex()
+	if err != nil {
+		return fmt.Errorf("reading the log: %w", err)
+	}
+	last, err := l.LastIndex()
+	if err != nil {
+		return fmt.Errorf("reading the log: %w", err)
+	}
+	if first > 0 && pos.Index+1 < first {
+		return fmt.Errorf("the state is at index %d but the log begins at %d, so entries are missing between them: %s", pos.Index, first, reseed(dir))
+	}
+	if last == 0 {
+		return nil
+	}
+	clear := last < pos.Index
+	for i := max(first, 1); i <= last; i++ {
+		var entry raft.Log
+		if err := l.GetLog(i, &entry); err != nil {
+			return fmt.Errorf("reading entry %d of the log: %w; %s", i, err, reseed(dir))
+		}
+		if entry.Index != i {
+			return fmt.Errorf("entry %d of the log says that it is entry %d; %s", i, entry.Index, reseed(dir))
+		}
+		if entry.Type == raft.LogCommand {
+			if _, err := checkEnvelope(entry.Data); err != nil {
+				return fmt.Errorf("entry %d of the log is damaged: %w; %s", i, err, reseed(dir))
+			}
+		}
+		// A snapshot was installed, and then the log of before was not removed.
+		clear = clear || i == pos.Index && entry.Term != pos.Term
+	}
+	if !clear {
+		return nil
+	}
+	opts.Logger.Warn("clearing a log that ends before the state, or is of another history",
+		"log_first", first, "log_last", last, "state_index", pos.Index)
+	if err := l.DeleteRange(first, last); err != nil {
+		return fmt.Errorf("clearing the log: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,234 @@
+// SPDX-FileCopyrightText: The Muster Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package raftstore
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"sync"
+
+	"github.com/hashicorp/raft"
+	"go.etcd.io/bbolt"
+)
+
+const (
+	localSnapshotID    = "state"
+	receivedSnapshotID = "received"
+	copyPattern        = "copy-*" + tmpSuffix
+)
+
+// snapshotStore presents the state file as raft's only snapshot. It is always
+// as new as the state, because it is the state.
+type snapshotStore struct {
+	dir       string
+	mmapBytes int
+	state     *stateHolder
+	// step is called between the steps of an installation; tests stop there.
+	step func(name string)
+
+	mu       sync.Mutex
+	received *raft.SnapshotMeta // complete and synced, waits for Restore
+}
+
+var _ raft.SnapshotStore = (*snapshotStore)(nil)
+
+// List implements raft.SnapshotStore.
+func (s *snapshotStore) List() ([]*raft.SnapshotMeta, error) {
+	file, err := s.state.acquire()
+	if err != nil {
+		return nil, err
+	}
+	defer s.state.release(file)
+	var meta *raft.SnapshotMeta
+	if err := file.read(func(v view) error {
+		meta = snapshotMeta(v)
+		return nil
+	}); err != nil {
+		return nil, err
+	}
+	if meta.Index == 0 {
+		return nil, nil
+	}
+	return []*raft.SnapshotMeta{meta}, nil
+}
+
+func snapshotMeta(v view) *raft.SnapshotMeta {
+	pos, conf := readPosition(v)
+	return &raft.SnapshotMeta{
+		Version: raft.SnapshotVersionMax, ID: localSnapshotID, Index: pos.Index, Term: pos.Term,
+		Configuration: conf.Config, ConfigurationIndex: conf.Index, Size: v.tx.Size(),
+	}
+}
+
+// Open implements raft.SnapshotStore. The local snapshot is first copied, so
+// that no read transaction waits for the network.
+func (s *snapshotStore) Open(id string) (*raft.SnapshotMeta, io.ReadCloser, error) {
+	if id == receivedSnapshotID {
+		s.mu.Lock()
+		meta := s.received
+		s.mu.Unlock()
+		if meta == nil {
+			return nil, nil, fmt.Errorf("no received snapshot is waiting")
+		}
+		f, err := os.Open(filepath.Join(s.dir, incomingName))
+		return meta, f, err
+	}
+	file, err := s.state.acquire()
+	if err != nil {
+		return nil, nil, err
+	}
+	defer s.state.release(file)
+	out, err := os.CreateTemp(s.dir, copyPattern)
+	if err != nil {
+		return nil, nil, fmt.Errorf("copying the state: %w", err)
+	}
+	// An open file stays readable, and nothing is left behind by a crash.
+	err = os.Remove(out.Name())
+	var meta *raft.SnapshotMeta
+	if err == nil {
+		err = file.read(func(v view) error {
+			meta = snapshotMeta(v)
+			_, err := v.tx.WriteTo(out)
+			return err
+		})
+	}
+	if err == nil {
+		_, err = out.Seek(0, io.SeekStart)
+	}
+	if err != nil {
+		_ = out.Close()
+		return nil, nil, fmt.Errorf("copying the state: %w", err)
+	}
+	return meta, out, nil
+}
+
+// Create implements raft.SnapshotStore.
+func (s *snapshotStore) Create(version raft.SnapshotVersion, index, term uint64, conf raft.Configuration,
+	confIndex uint64, _ raft.Transport,
+) (raft.SnapshotSink, error) {
+	return &snapshotSink{store: s, meta: raft.SnapshotMeta{
+		Version: version, ID: localSnapshotID, Index: index, Term: term,
+		Configuration: conf, ConfigurationIndex: confIndex,
+	}}, nil
+}
+
+// snapshotSink receives another node's state file. For the local snapshot
+// nothing is ever written to it.
+type snapshotSink struct {
+	store *snapshotStore
+	meta  raft.SnapshotMeta
+	file  *os.File
+}
+
+// ID implements raft.SnapshotSink.
+func (s *snapshotSink) ID() string { return s.meta.ID }
+
+func (s *snapshotSink) path() string { return filepath.Join(s.store.dir, incomingName+tmpSuffix) }
+
+// Write implements raft.SnapshotSink.
+func (s *snapshotSink) Write(p []byte) (int, error) {
+	if s.file == nil {
+		f, err := os.OpenFile(s.path(), os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600)
+		if err != nil {
+			return 0, fmt.Errorf("receiving a snapshot: %w", err)
+		}
+		s.file, s.meta.ID = f, receivedSnapshotID
+	}
+	return s.file.Write(p)
+}
+
+// Cancel implements raft.SnapshotSink.
+func (s *snapshotSink) Cancel() error {
+	if s.file == nil {
+		return nil
+	}
+	err := errors.Join(s.file.Close(), os.Remove(s.path()))
+	s.file = nil
+	return err
+}
+
+// Close implements raft.SnapshotSink: the file is checked as a whole, told
+// where in the log it stands, and left for Restore.
+func (s *snapshotSink) Close() error {
+	if s.file == nil {
+		return nil
+	}
+	size, err := s.file.Seek(0, io.SeekEnd)
+	if err = errors.Join(err, s.file.Sync(), s.file.Close()); err != nil {
+		return fmt.Errorf("receiving a snapshot: %w", err)
+	}
+	s.file = nil
+	s.store.step("received")
+	if err := s.stamp(); err != nil {
+		_ = os.Remove(s.path())
+		return fmt.Errorf("receiving a snapshot: %w", err)
+	}
+	s.store.step("checked")
+	if err := os.Rename(s.path(), filepath.Join(s.store.dir, incomingName)); err != nil {
+		return fmt.Errorf("receiving a snapshot: %w", err)
+	}
+	s.meta.Size = size
+	s.store.mu.Lock()
+	s.store.received = &s.meta
+	s.store.mu.Unlock()
+	s.store.step("closed")
+	return syncDir(s.store.dir)
+}
+
+// stamp checks the received file and writes raft's own word on its position and
+// configuration into it: a restored backup stands elsewhere in the log.
+func (s *snapshotSink) stamp() error {
+	f, err := openStateFile(s.path(), 1)
+	if err != nil {
+		return err
+	}
+	pos, _, err := f.check()
+	if err == nil {
+		pos.Index, pos.Term = s.meta.Index, s.meta.Term
+		err = f.write(func(tx *bbolt.Tx) error {
+			return errors.Join(putLocal(tx, keyPosition, pos),
+				putLocal(tx, keyConfiguration, configuration{Index: s.meta.ConfigurationIndex, Config: s.meta.Configuration}))
+		})
+	}
+	return errors.Join(err, f.db.Close())
+}
+
+// installReceived puts the received file in the state's place and opens it. The
+// old file lives on, without a name, while readers hold it.
+func (s *snapshotStore) installReceived() (*stateFile, error) {
+	s.mu.Lock()
+	s.received = nil
+	s.mu.Unlock()
+	path := filepath.Join(s.dir, stateFileName)
+	s.step("restoring")
+	if err := os.Rename(filepath.Join(s.dir, incomingName), path); err != nil {
+		return nil, fmt.Errorf("installing a snapshot: %w", err)
+	}
+	if err := syncDir(s.dir); err != nil {
+		return nil, err
+	}
+	s.step("renamed")
+	return openStateFile(path, s.mmapBytes)
+}
+
+// removeLeftovers deletes what an interrupted copy or installation left. A
+// received snapshot that was not yet installed is sent again by the leader.
+func removeLeftovers(dir string) error {
+	for _, pattern := range []string{"*" + tmpSuffix, incomingName} {
+		found, err := filepath.Glob(filepath.Join(dir, pattern))
+		if err != nil {
+			return err
+		}
+		for _, path := range found {
+			if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+				return fmt.Errorf("removing a leftover: %w", err)
+			}
+		}
+	}
+	return nil
+}
