@@ -1,0 +1,272 @@
+// SPDX-FileCopyrightText: The Muster Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package gossip
+
+import (
+	"errors"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"pgregory.net/rapid"
+
+	"muster/fleet"
+)
+
+var testNow = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+
+// anyRegistration draws from few services and stamps, so that they collide.
+func anyRegistration() *rapid.Generator[registration] {
+	return rapid.Custom(func(t *rapid.T) registration {
+		stamp := int64(rapid.IntRange(1, 5).Draw(t, "stamp"))
+		evicted := rapid.Bool().Draw(t, "evicted")
+		r := registration{
+			Name: "svc", IP: "192.0.2.1", Port: rapid.IntRange(1, 3).Draw(t, "port"),
+			Stamp: stamp, Evicted: evicted, AgeMS: 1000 * stamp,
+		}
+		if !evicted {
+			r.Weight = int(stamp) // one stamp, one content
+		}
+		return r
+	})
+}
+
+func content(r *registry) map[fleet.ServiceKey]registration {
+	all := map[fleet.ServiceKey]registration{}
+	for key, e := range r.entries {
+		all[key] = e.message(testNow)
+	}
+	return all
+}
+
+// However messages are ordered, repeated or passed on in full, all nodes end up
+// with the same registry.
+func TestMergeOrderDoesNotMatter(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		messages := rapid.SliceOfN(anyRegistration(), 0, 12).Draw(t, "messages")
+		one, two := newRegistry(), newRegistry()
+		for _, m := range messages {
+			one.merge(m, testNow)
+		}
+		for _, m := range rapid.Permutation(append(messages, messages...)).Draw(t, "order") {
+			two.merge(m, testNow)
+		}
+		if diff := cmp.Diff(content(one), content(two)); diff != "" {
+			t.Fatal(diff)
+		}
+		state, err := one.state(testNow)
+		if err != nil {
+			t.Fatal(err)
+		}
+		all, err := decodeState(state)
+		if err != nil {
+			t.Fatal(err)
+		}
+		three := newRegistry()
+		for _, m := range all {
+			three.merge(m, testNow)
+		}
+		if diff := cmp.Diff(content(one), content(three)); diff != "" {
+			t.Fatal(diff)
+		}
+		for _, m := range all {
+			if news, _ := two.merge(m, testNow); news {
+				t.Fatalf("%+v is no news", m)
+			}
+		}
+	})
+}
+
+func TestMergeRefuses(t *testing.T) {
+	good := registration{Name: "svc", IP: "192.0.2.1", Port: 1, Stamp: testNow.UnixMicro()}
+	for name, tt := range map[string]struct {
+		change func(*registration)
+		want   string
+	}{
+		"good":           {func(*registration) {}, ""},
+		"no name":        {func(r *registration) { r.Name = "" }, reasonMalformed},
+		"future":         {func(r *registration) { r.Stamp += (25 * time.Hour).Microseconds() }, reasonMalformed},
+		"negative stamp": {func(r *registration) { r.Stamp = -1 }, reasonMalformed},
+		"negative age":   {func(r *registration) { r.AgeMS = -1 }, reasonMalformed},
+		"huge age":       {func(r *registration) { r.AgeMS = 1 << 62 }, reasonMalformed},
+	} {
+		r := newRegistry()
+		m := good
+		tt.change(&m)
+		news, ignored := r.merge(m, testNow)
+		if ignored != tt.want || news != (tt.want == "") || r.len() != map[bool]int{true: 1}[news] {
+			t.Errorf("%s: news %v, ignored %q, %d entries", name, news, ignored, r.len())
+		}
+	}
+	old := good
+	old.AgeMS = 106_000
+	if news, ignored := newRegistry().merge(old, testNow); news || ignored != "" {
+		t.Errorf("too old: %v, %q", news, ignored)
+	}
+}
+
+func TestMergeIsBounded(t *testing.T) {
+	r := newRegistry()
+	for i := range maxServices + 1 {
+		m := registration{Name: fmt.Sprint("s", i), IP: "192.0.2.1", Port: 1, Stamp: 1}
+		news, ignored := r.merge(m, testNow)
+		if full := i == maxServices; news == full || (ignored == reasonRegistryFull) != full {
+			t.Fatalf("entry %d: %v, %q", i, news, ignored)
+		}
+	}
+}
+
+// A registration made after another node's eviction was seen holds, even when
+// this node's clock is behind.
+func TestOwnStampsAreAboveAllSeen(t *testing.T) {
+	r := newRegistry()
+	s := fleet.Service{Name: "svc", IP: "192.0.2.1", Port: 1}
+	ahead := testNow.Add(time.Hour).UnixMicro()
+	r.merge(registration{Name: "svc", IP: "192.0.2.1", Port: 1, Stamp: ahead, Evicted: true}, testNow)
+	if len(r.list("", testNow)) != 0 {
+		t.Fatal("an eviction is listed")
+	}
+	_, m, err := r.register(s, testNow)
+	if err != nil || m.Stamp <= ahead || len(r.list("svc", testNow)) != 1 {
+		t.Fatalf("stamp %d, seen %d, %v", m.Stamp, ahead, err)
+	}
+}
+
+func TestLargestRegistrationFitsAPacket(t *testing.T) {
+	long := make([]byte, fleet.MaxServiceNameBytes)
+	for i := range long {
+		long[i] = 'a'
+	}
+	extra := make([]byte, fleet.MaxServiceExtraBytes-len(`{"a":""}`))
+	for i := range extra {
+		extra[i] = 'x'
+	}
+	s := fleet.Service{Name: string(long), IP: string(long), Port: 65535, Weight: 1 << 40, Extra: map[string]any{"a": string(extra)}}
+	if err := s.Check(); err != nil {
+		t.Fatal(err)
+	}
+	_, m, err := newRegistry().register(s, testNow)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := encodeRegistration(m)
+	if err != nil || len(b) > 1000 {
+		t.Fatalf("%d bytes, %v; memberlist sends at most about 1,300 in a packet", len(b), err)
+	}
+}
+
+func FuzzMessages(f *testing.F) {
+	f.Add(encodeLoad("n1", fleet.Load{Sessions: 1, Sequence: 2}))
+	registered, err := encodeRegistration(registration{Name: "svc", IP: "192.0.2.1", Port: 1, Stamp: 1})
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(registered)
+	f.Add(append([]byte{kindLeaving}, "n1"...))
+	f.Add([]byte{})
+	f.Fuzz(func(t *testing.T, b []byte) {
+		g := &Mesh{
+			metrics:  newMetrics(nil),
+			view:     newView(fleet.Member{NodeID: "self"}, testNow),
+			registry: newRegistry(),
+		}
+		g.opts.Self.NodeID = "self"
+		delegate{g}.NotifyMsg(b)
+		delegate{g}.MergeRemoteState(b, false)
+		if got := len(g.Members()); got != 1 {
+			t.Fatalf("a message made a member: %d", got)
+		}
+		for _, s := range g.Services("") {
+			if err := s.Check(); err != nil {
+				t.Fatalf("a bad service was noted: %v", err)
+			}
+		}
+	})
+}
+
+func TestLoadMessages(t *testing.T) {
+	want := fleet.Load{Sessions: 1, Limit: 2, Ready: true, Sequence: 9}
+	b := encodeLoad("node-1", want)
+	node, got, err := decodeLoad(b[1:])
+	if err != nil || node != "node-1" || got != want {
+		t.Fatalf("%q, %+v, %v", node, got, err)
+	}
+	for i := range len(b) - 1 {
+		if _, _, err := decodeLoad(b[1 : 1+i]); !errors.Is(err, fleet.ErrInvalid) {
+			t.Fatalf("cut after %d bytes: %v", i, err)
+		}
+	}
+}
+
+func TestOnlyNewerReportsCount(t *testing.T) {
+	v := newView(fleet.Member{NodeID: "self"}, testNow)
+	if got := v.setLoad("other", fleet.Load{Sequence: 1}, testNow); got != reasonUnknownNode {
+		t.Errorf("unknown node: %q", got)
+	}
+	other := fleet.Member{NodeID: "other", Started: testNow}
+	if !v.setAlive(other, v.nodes["self"].addr) || v.setAlive(other, v.nodes["self"].addr) {
+		t.Error("setAlive does not tell whether the node is new")
+	}
+	for _, tt := range []struct {
+		sequence uint64
+		want     string
+	}{{5, ""}, {5, reasonStale}, {4, reasonStale}, {6, ""}} {
+		if got := v.setLoad("other", fleet.Load{Sequence: tt.sequence}, testNow); got != tt.want {
+			t.Errorf("sequence %d: %q, want %q", tt.sequence, got, tt.want)
+		}
+	}
+	other.Started = testNow.Add(time.Second) // restarted, with its clock set back
+	v.setAlive(other, v.nodes["self"].addr)
+	if got := v.setLoad("other", fleet.Load{Sequence: 1}, testNow); got != "" {
+		t.Errorf("after a restart: %q", got)
+	}
+}
+
+func TestDeadNodesAreForgottenInTheEnd(t *testing.T) {
+	v := newView(fleet.Member{NodeID: "self"}, testNow)
+	v.setAlive(fleet.Member{NodeID: "other"}, v.nodes["self"].addr)
+	v.setGone("other", testNow)
+	v.setGone("self", testNow)
+	v.sweep(testNow.Add(time.Hour))
+	if got := len(*v.snapshot.Load()); got != 2 {
+		t.Errorf("after an hour: %d nodes", got)
+	}
+	v.sweep(testNow.Add(time.Hour + 1))
+	if got := *v.snapshot.Load(); len(got) != 1 || !got[0].Alive {
+		t.Errorf("later: %+v", got)
+	}
+}
+
+func TestTheListIsBounded(t *testing.T) {
+	v := newView(fleet.Member{NodeID: "self"}, testNow)
+	for i := range maxMembers + 10 {
+		v.setAlive(fleet.Member{NodeID: fmt.Sprint("n", i)}, v.nodes["self"].addr)
+	}
+	if got := len(*v.snapshot.Load()); got != maxMembers {
+		t.Errorf("%d members", got)
+	}
+}
+
+func BenchmarkPick(b *testing.B) {
+	v := newView(fleet.Member{NodeID: "self"}, testNow)
+	for i := range 50 {
+		id := fmt.Sprint("n", i)
+		v.setAlive(fleet.Member{NodeID: id}, v.nodes["self"].addr)
+		v.setLoad(id, fleet.Load{Ready: true, Limit: 20000, Sequence: 1}, testNow)
+	}
+	for b.Loop() {
+		v.pick(10, testNow)
+	}
+}
+
+func BenchmarkSetLoad(b *testing.B) {
+	v := newView(fleet.Member{NodeID: "self"}, testNow)
+	for i := range 50 {
+		v.setAlive(fleet.Member{NodeID: fmt.Sprint("n", i)}, v.nodes["self"].addr)
+	}
+	for i := uint64(1); b.Loop(); i++ {
+		v.setLoad("n7", fleet.Load{Sequence: i}, testNow)
+	}
+}
