@@ -28,8 +28,9 @@ const roleNames = "admin,operator,viewer,task-viewer,rule-editor,rule-reader,res
 
 // commandLine is the whole command line.
 type commandLine struct {
-	// The commands that run something: Server ServerCmd, Dev DevCmd and
-	// Sim SimCmd go here, each in its own file.
+	Server serverCmd `cmd:"" help:"Run a node."`
+	Dev    devCmd    `cmd:"" help:"Run a node with an embedded Kafka and simulated agents on this machine."`
+	Sim    simCmd    `cmd:"" help:"Run simulated agents against nodes that run elsewhere."`
 
 	Status statusCmd `cmd:"" help:"Show a node's state."`
 	Node   nodeCmd   `cmd:"" help:"The cluster's nodes."`

@@ -18,9 +18,15 @@ func (versionCmd) Run(a *app) error {
 	return err
 }
 
-// buildVersion is the version that the Go tool stamped into the program: a
-// tag, or the commit that it was built from.
+// version is set by the linker, see the Makefile.
+var version string
+
+// buildVersion is the version that the build stamped into the program, or what
+// the Go tool knows about it.
 func buildVersion() string {
+	if version != "" {
+		return version
+	}
 	info, ok := debug.ReadBuildInfo()
 	if !ok || info.Main.Version == "" {
 		return "(devel)"

@@ -1,0 +1,246 @@
+// SPDX-FileCopyrightText: The Muster Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package node
+
+import (
+	"net"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"muster/fleet"
+)
+
+// Config is what an operator says about a node. The tags name the command
+// line's flags; docs/operations.md explains each.
+type Config struct {
+	NodeID    string `name:"node-id" placeholder:"ID" help:"Name of this node (default: the host name)."`
+	DataDir   string `name:"data-dir" default:"./muster-data" placeholder:"DIR" help:"Where this node keeps its state."`
+	Bind      string `default:"0.0.0.0" placeholder:"IP" help:"Host part of the addresses below that give none."`
+	Advertise string `placeholder:"IP" help:"What other nodes and agents are told (default: the address of the default route)."`
+	Zone      string `placeholder:"NAME" help:"Failure zone of this node."`
+	Profile   string `default:"lan" enum:"lan,wan" help:"Timing of gossip and Raft: lan or wan."`
+
+	Listen  ListenConfig  `embed:""`
+	Agents  AgentConfig   `embed:""`
+	Cluster ClusterConfig `embed:""`
+	Kafka   KafkaConfig   `embed:""`
+	Log     LogConfig     `embed:""`
+
+	// AdminPassword of the first user; empty: a random one is made.
+	AdminPassword string `kong:"-"`
+	// Small sizes the files on disk for a trial on a laptop.
+	Small bool `kong:"-"`
+}
+
+// ListenConfig holds the HTTP and node-to-node addresses.
+type ListenConfig struct {
+	SD             []string `name:"sd-addr" default:":8088" placeholder:"HOST:PORT" help:"Plain HTTP: service discovery, health and metrics; repeatable."`
+	HTTP           []string `name:"http-addr" default:"127.0.0.1:6701" placeholder:"HOST:PORT" help:"Plain HTTP: API, console and service discovery; repeatable."`
+	HTTPS          string   `name:"https-addr" default:":6752" placeholder:"HOST:PORT" help:"The same over TLS."`
+	HTTPCert       string   `name:"http-tls-cert" placeholder:"FILE" help:"Certificate of --https-addr (default: one of the cluster's CA)."`
+	HTTPKey        string   `name:"http-tls-key" placeholder:"FILE" help:"Key of --http-tls-cert."`
+	AllowPlainHTTP bool     `name:"allow-plain-http" help:"Take credentials of /v1 and the console over plain HTTP from other hosts too."`
+	Node           string   `name:"node-addr" default:":6760" placeholder:"HOST:PORT" help:"Raft and peers, mutual TLS."`
+	Gossip         string   `name:"gossip-addr" default:":7946" placeholder:"HOST:PORT" help:"Gossip between nodes."`
+}
+
+// AgentConfig says how agents are served.
+type AgentConfig struct {
+	Addr      string `name:"agent-addr" default:":6751" placeholder:"HOST:PORT" help:"gRPC for agents."`
+	Cert      string `name:"agent-cert" placeholder:"FILE" help:"Existing server certificate for agents (default: one of the cluster's CA)."`
+	Key       string `name:"agent-key" placeholder:"FILE" help:"Key of --agent-cert."`
+	ClientCA  string `name:"agent-client-ca" placeholder:"FILE" help:"CA of existing agent certificates; one without a URI SAN is good for any agent ID."`
+	Advertise string `name:"agent-advertise" placeholder:"HOST:PORT" help:"What service discovery answers (default: --advertise with the port of --agent-addr)."`
+	Limit     int    `name:"agent-limit" placeholder:"N" help:"Agents at most (default: 20000, or 2000 less than the open-file limit)."`
+}
+
+// ClusterConfig says how nodes find and trust each other.
+type ClusterConfig struct {
+	Join            []string `placeholder:"HOST:PORT" help:"Gossip addresses of any members."`
+	BootstrapExpect int      `name:"bootstrap-expect" default:"-1" placeholder:"N" help:"Nodes that found the cluster (default: 1 without --join)."`
+	Recover         bool     `help:"Start as the only voter after the majority is lost for good."`
+	Secret          string   `name:"cluster-secret" placeholder:"STRING" help:"Secret that all nodes share, at least 16 bytes."`
+	SecretFile      string   `name:"cluster-secret-file" placeholder:"FILE" help:"File that holds the secret."`
+}
+
+// KafkaConfig says where records go.
+type KafkaConfig struct {
+	Brokers        []string `name:"kafka" placeholder:"HOST:PORT,...|embedded" help:"Brokers (default: embedded on a lone node)."`
+	Topic          string   `name:"kafka-topic" default:"hids_svr" placeholder:"NAME" help:"Topic of agent records."`
+	RetentionBytes int64    `name:"kafka-retention-bytes" default:"1073741824" placeholder:"N" help:"Disk that the embedded broker may use."`
+	SASL           string   `name:"kafka-sasl" placeholder:"MECHANISM" help:"plain, scram-sha-256 or scram-sha-512."`
+	User           string   `name:"kafka-user" placeholder:"NAME"`
+	PasswordFile   string   `name:"kafka-password-file" placeholder:"FILE"`
+	TLS            bool     `name:"kafka-tls" help:"Speak TLS to the brokers."`
+	TLSCA          string   `name:"kafka-tls-ca" placeholder:"FILE"`
+	TLSCert        string   `name:"kafka-tls-cert" placeholder:"FILE"`
+	TLSKey         string   `name:"kafka-tls-key" placeholder:"FILE"`
+	Compression    string   `name:"kafka-compression" default:"none" enum:"none,snappy,lz4,zstd" help:"none, snappy, lz4 or zstd."`
+}
+
+// LogConfig says how the node logs.
+type LogConfig struct {
+	Format string `name:"log-format" default:"text" enum:"text,json" help:"text or json."`
+	Level  string `name:"log-level" default:"info" enum:"debug,info,warn,error" help:"debug, info, warn or error."`
+}
+
+// stopWithin is the one deadline of a clean stop.
+const stopWithin = 25 * time.Second
+
+// embeddedKafka is the value of --kafka for the broker inside.
+const embeddedKafka = "embedded"
+
+// validate fills what was left open and names the flag of what is wrong.
+func (c *Config) validate() error {
+	if c.NodeID == "" {
+		host, err := os.Hostname()
+		if err != nil {
+			return fleet.Invalid("--node-id", "the host name cannot be read (%v): give one", err)
+		}
+		c.NodeID = host
+	}
+	if len(c.NodeID) > 64 || strings.ContainsAny(c.NodeID, "~ /\t\n") {
+		return fleet.Invalid("--node-id", "%q must be at most 64 bytes without spaces, slashes and ~", c.NodeID)
+	}
+	if err := c.Cluster.validate(); err != nil {
+		return err
+	}
+	if err := c.Kafka.validate(); err != nil {
+		return err
+	}
+	if (c.Agents.Cert == "") != (c.Agents.Key == "") {
+		return fleet.Invalid("--agent-cert", "--agent-cert and --agent-key go together")
+	}
+	if (c.Listen.HTTPCert == "") != (c.Listen.HTTPKey == "") {
+		return fleet.Invalid("--http-tls-cert", "--http-tls-cert and --http-tls-key go together")
+	}
+	return c.resolveAddresses()
+}
+
+func (c *ClusterConfig) validate() error {
+	const later = "this version runs one node; clusters of several come with the next release"
+	switch {
+	case len(c.Join) > 0:
+		return fleet.Invalid("--join", later)
+	case c.BootstrapExpect > 1:
+		return fleet.Invalid("--bootstrap-expect", later)
+	case c.Recover:
+		return fleet.Invalid("--recover", "%s, and a lone node has no majority to lose", later)
+	case c.Secret != "" && c.SecretFile != "":
+		return fleet.Invalid("--cluster-secret", "give the secret or its file, not both")
+	}
+	return nil
+}
+
+func (k *KafkaConfig) validate() error {
+	if len(k.Brokers) == 0 {
+		k.Brokers = []string{embeddedKafka}
+	}
+	for _, b := range k.Brokers {
+		switch {
+		case b == embeddedKafka && len(k.Brokers) == 1:
+		case strings.HasPrefix(b, embeddedKafka+"@"):
+			return fleet.Invalid("--kafka", "embedded@NODE is for clusters; a lone node takes embedded")
+		default:
+			if _, _, err := net.SplitHostPort(b); err != nil {
+				return fleet.Invalid("--kafka", "%q is no HOST:PORT", b)
+			}
+		}
+	}
+	switch k.SASL {
+	case "", "plain", "scram-sha-256", "scram-sha-512":
+	default:
+		return fleet.Invalid("--kafka-sasl", "%q is none of plain, scram-sha-256, scram-sha-512", k.SASL)
+	}
+	if k.SASL != "" && (k.User == "" || k.PasswordFile == "") {
+		return fleet.Invalid("--kafka-sasl", "needs --kafka-user and --kafka-password-file")
+	}
+	if !k.TLS && (k.TLSCA != "" || k.TLSCert != "") {
+		return fleet.Invalid("--kafka-tls", "is needed with --kafka-tls-ca and --kafka-tls-cert")
+	}
+	if k.embedded() && (k.SASL != "" || k.TLS) {
+		return fleet.Invalid("--kafka", "the embedded broker takes neither SASL nor TLS: it listens on loopback only")
+	}
+	if k.RetentionBytes < 64<<20 {
+		return fleet.Invalid("--kafka-retention-bytes", "%d is less than 64 MiB", k.RetentionBytes)
+	}
+	return nil
+}
+
+func (k *KafkaConfig) embedded() bool { return len(k.Brokers) == 1 && k.Brokers[0] == embeddedKafka }
+
+// resolveAddresses gives every address its host part.
+func (c *Config) resolveAddresses() error {
+	if net.ParseIP(c.Bind) == nil {
+		return fleet.Invalid("--bind", "%q is no IP address", c.Bind)
+	}
+	single := []struct {
+		flag string
+		addr *string
+	}{
+		{"--https-addr", &c.Listen.HTTPS}, {"--node-addr", &c.Listen.Node},
+		{"--gossip-addr", &c.Listen.Gossip}, {"--agent-addr", &c.Agents.Addr},
+	}
+	for i := range c.Listen.SD {
+		single = append(single, struct {
+			flag string
+			addr *string
+		}{"--sd-addr", &c.Listen.SD[i]})
+	}
+	for i := range c.Listen.HTTP {
+		single = append(single, struct {
+			flag string
+			addr *string
+		}{"--http-addr", &c.Listen.HTTP[i]})
+	}
+	for _, a := range single {
+		host, port, err := net.SplitHostPort(*a.addr)
+		if err != nil {
+			return fleet.Invalid(a.flag, "%q is no HOST:PORT", *a.addr)
+		}
+		if _, err := strconv.ParseUint(port, 10, 16); err != nil {
+			return fleet.Invalid(a.flag, "%q is no port", port)
+		}
+		if host == "" {
+			*a.addr = net.JoinHostPort(c.Bind, port)
+		}
+	}
+	if c.Advertise != "" && net.ParseIP(c.Advertise) == nil {
+		return fleet.Invalid("--advertise", "%q is no IP address", c.Advertise)
+	}
+	if c.Advertise == "" {
+		c.Advertise = advertiseFor(c.Agents.Addr)
+	}
+	if a := c.Agents.Advertise; a != "" {
+		if _, _, err := net.SplitHostPort(a); err != nil {
+			return fleet.Invalid("--agent-advertise", "%q is no HOST:PORT", a)
+		}
+	}
+	return nil
+}
+
+// advertiseFor chooses the address that others are told when none is given:
+// the one bound to, if that is one, else the source of the default route.
+func advertiseFor(bound string) string {
+	host, _, _ := net.SplitHostPort(bound)
+	if ip := net.ParseIP(host); ip != nil && !ip.IsUnspecified() {
+		return host
+	}
+	// No packet is sent: connecting a UDP socket only asks the routing table.
+	if conn, err := net.Dial("udp", "192.0.2.1:9"); err == nil {
+		defer conn.Close()
+		return conn.LocalAddr().(*net.UDPAddr).IP.String()
+	}
+	addrs, err := net.InterfaceAddrs()
+	if err == nil {
+		for _, a := range addrs {
+			if n, ok := a.(*net.IPNet); ok && n.IP.IsGlobalUnicast() {
+				return n.IP.String()
+			}
+		}
+	}
+	return "127.0.0.1"
+}

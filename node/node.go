@@ -1,0 +1,221 @@
+// SPDX-FileCopyrightText: The Muster Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+
+	"muster/agentrpc"
+	"muster/gossip"
+	"muster/httpapi"
+	"muster/internal/lifecycle"
+	"muster/raftstore"
+	"muster/recordlog"
+)
+
+// Env is what a node stands on; the zero value is the machine itself. Tests
+// put a network in memory here.
+type Env struct {
+	Logger *slog.Logger // nil discards
+	// Listen and Dial are the network; nil means the machine's TCP.
+	Listen func(network, address string) (net.Listener, error)
+	Dial   func(ctx context.Context, network, address string) (net.Conn, error)
+	// GossipSockets binds the gossip address; nil means the machine's TCP and UDP.
+	GossipSockets func(address string) (net.Listener, net.PacketConn, error)
+	// Fatal is told of a disk that fails or lies; nil ends the process with code 1.
+	Fatal func(error)
+	Build Build
+}
+
+// Build says what program this is.
+type Build struct{ Version, Commit, BuiltAt string }
+
+// Node is one Muster node. New makes it, Run runs it once.
+type Node struct {
+	cfg     Config
+	env     Env
+	log     *slog.Logger
+	metrics *prometheus.Registry
+	started time.Time
+
+	sockets  sockets
+	trust    *trust
+	store    *raftstore.Store
+	broker   *recordlog.Embedded // nil when Kafka is elsewhere
+	records  *recordlog.Log
+	members  *gossip.Mesh
+	agents   *agentrpc.Server
+	api      *httpapi.API
+	limit    int // of sessions
+	rate     meter
+	usage    usage
+	ready    chan struct{} // closed once everything runs
+	draining atomic.Bool
+}
+
+// sockets are the listeners, bound before anything starts.
+type sockets struct {
+	sd, http     []net.Listener
+	https, agent net.Listener
+}
+
+// New checks the config, opens every file and binds every port, and starts
+// nothing. On an error everything is closed again and nothing has changed.
+func New(cfg Config, env Env) (*Node, error) {
+	env.fill()
+	if err := cfg.validate(); err != nil {
+		return nil, err
+	}
+	if err := os.MkdirAll(cfg.DataDir, 0o700); err != nil {
+		return nil, fmt.Errorf("make the data directory: %w", err)
+	}
+	n := &Node{
+		cfg: cfg, env: env, log: env.Logger, started: time.Now(),
+		metrics: prometheus.NewRegistry(), ready: make(chan struct{}),
+	}
+	n.metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	if err := n.open(); err != nil {
+		return nil, errors.Join(err, n.abandon())
+	}
+	return n, nil
+}
+
+func (e *Env) fill() {
+	if e.Logger == nil {
+		e.Logger = slog.New(slog.DiscardHandler)
+	}
+	if e.Listen == nil {
+		e.Listen = net.Listen
+	}
+	if e.Dial == nil {
+		e.Dial = (&net.Dialer{}).DialContext
+	}
+	if e.Fatal == nil {
+		logger := e.Logger
+		e.Fatal = func(err error) {
+			logger.Error("the disk failed, the node stops before it answers anything wrong", "error", err)
+			os.Exit(1)
+		}
+	}
+}
+
+// open opens the parts in the order in which a fault is cheapest to find.
+func (n *Node) open() error {
+	for _, step := range []func() error{
+		n.bind, n.openStore, n.openKafka, n.openGossip, n.openAgents, n.openAPI,
+	} {
+		if err := step(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Run starts the parts in order, serves until ctx ends or a part fails, and
+// stops them in reverse. It returns nil after a stop that was asked for.
+func (n *Node) Run(ctx context.Context) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	parts := lifecycle.NewStack()
+	var watch sync.WaitGroup
+	watch.Go(func() {
+		select {
+		case err := <-parts.Failed():
+			cancel(err)
+		case <-ctx.Done():
+		}
+	})
+	err := n.start(ctx, parts)
+	if err == nil {
+		close(n.ready)
+		n.log.Info("node is ready", "node", n.cfg.NodeID, "took", time.Since(n.started).Round(time.Millisecond))
+		<-ctx.Done()
+	}
+	if cause := context.Cause(ctx); cause != nil && !errors.Is(cause, context.Canceled) {
+		err = cause
+	} else if errors.Is(err, context.Canceled) {
+		err = nil
+	}
+	n.draining.Store(true)
+	began := time.Now()
+	n.log.Info("node is stopping")
+	stopped := parts.Stop(stopWithin)
+	cancel(nil)
+	watch.Wait()
+	n.log.Info("node has stopped", "took", time.Since(began).Round(time.Millisecond), "ledger", n.records.Ledger())
+	return errors.Join(err, stopped, n.closeSockets())
+}
+
+// start brings the parts up, each one once those that it needs are there.
+func (n *Node) start(ctx context.Context, parts *lifecycle.Stack) error {
+	parts.Start("state", n.store.Run)
+	if err := n.found(ctx); err != nil {
+		return err
+	}
+	parts.Start("certificates", n.trust.Run)
+	parts.Start("gossip", n.members.Run)
+	if n.broker != nil {
+		parts.Start("embedded kafka", n.broker.Run)
+	}
+	parts.Start("record log", n.records.Run)
+	parts.Start("agents", n.agents.Run)
+	parts.Start("http", n.serveHTTP)
+	return ctx.Err()
+}
+
+// serveHTTP answers on every HTTP listener.
+func (n *Node) serveHTTP(ctx context.Context) error {
+	g := lifecycle.NewGroup(ctx)
+	serve := func(kind httpapi.Listener, ln net.Listener) {
+		g.Go(ln.Addr().String(), func(ctx context.Context) error { return n.api.Serve(ctx, kind, ln, nil) })
+	}
+	for _, ln := range n.sockets.sd {
+		serve(httpapi.ListenerSD, ln)
+	}
+	for _, ln := range n.sockets.http {
+		serve(httpapi.ListenerHTTP, ln)
+	}
+	g.Go("https", func(ctx context.Context) error {
+		return n.api.Serve(ctx, httpapi.ListenerHTTPS, n.sockets.https, n.trust.webTLS())
+	})
+	return g.Wait()
+}
+
+// Ready is closed once the node serves.
+func (n *Node) Ready() <-chan struct{} { return n.ready }
+
+// PasswordFile is where the first user's password stands, if it was not removed.
+func (n *Node) PasswordFile() string { return filepath.Join(n.cfg.DataDir, passwordFile) }
+
+// Addrs are the addresses that the node listens on.
+func (n *Node) Addrs() Addrs {
+	list := func(in []net.Listener) (out []string) {
+		for _, l := range in {
+			out = append(out, l.Addr().String())
+		}
+		return out
+	}
+	return Addrs{
+		SD: list(n.sockets.sd), HTTP: list(n.sockets.http),
+		HTTPS: n.sockets.https.Addr().String(), Agent: n.sockets.agent.Addr().String(),
+	}
+}
+
+// Addrs are a node's bound addresses, HOST:PORT.
+type Addrs struct {
+	SD, HTTP     []string
+	HTTPS, Agent string
+}

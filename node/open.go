@@ -1,0 +1,196 @@
+// SPDX-FileCopyrightText: The Muster Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package node
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+
+	"muster/internal/pki"
+	"muster/raftstore"
+	"muster/recordlog"
+)
+
+const (
+	// kafkaPartitions is what the topic gets when it has to be created.
+	kafkaPartitions = 8
+	// filesReserved are the open files that agents may not take.
+	filesReserved  = 2000
+	maxAgentsLimit = 20000
+)
+
+// bind takes every port.
+func (n *Node) bind() error {
+	listen := func(flag, addr string) (net.Listener, error) {
+		l, err := n.env.Listen("tcp", addr)
+		if errors.Is(err, syscall.EADDRINUSE) {
+			return nil, fmt.Errorf("%s %s: address already in use: stop the process that has it (ss -ltnp shows which) or give another address", flag, addr)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("%s %s: %w", flag, addr, err)
+		}
+		return l, nil
+	}
+	several := func(flag string, addrs []string, into *[]net.Listener) error {
+		for _, addr := range addrs {
+			l, err := listen(flag, addr)
+			if err != nil {
+				return err
+			}
+			*into = append(*into, l)
+		}
+		return nil
+	}
+	if err := several("--sd-addr", n.cfg.Listen.SD, &n.sockets.sd); err != nil {
+		return err
+	}
+	if err := several("--http-addr", n.cfg.Listen.HTTP, &n.sockets.http); err != nil {
+		return err
+	}
+	var err error
+	if n.sockets.https, err = listen("--https-addr", n.cfg.Listen.HTTPS); err != nil {
+		return err
+	}
+	n.sockets.agent, err = listen("--agent-addr", n.cfg.Agents.Addr)
+	return err
+}
+
+// openStore opens the replicated state. The directory's lock comes first, so
+// that nothing is written to one that another process uses.
+func (n *Node) openStore() error {
+	var tuning raftstore.Tuning
+	if n.cfg.Small {
+		tuning = raftstore.Tuning{SegmentBytes: 4 << 20, MmapBytes: 1 << 30}
+	}
+	seal := &lateSealer{}
+	store, err := raftstore.New(raftstore.Options{
+		Dir:        filepath.Join(n.cfg.DataDir, "state"),
+		NodeName:   n.cfg.NodeID,
+		Sealer:     seal,
+		Logger:     n.log.With("part", "state"),
+		Registerer: n.metrics,
+		Fatal:      n.env.Fatal,
+		Profile:    n.cfg.Profile,
+		Tuning:     tuning,
+	})
+	if err != nil {
+		return err
+	}
+	n.store = store
+	if n.trust, err = newTrust(&n.cfg, n.log.With("part", "trust")); err != nil {
+		return err
+	}
+	seal.sealer = n.trust.sealer
+	return nil
+}
+
+// lateSealer gives the store the cluster secret's key, which is read only once
+// the store holds the data directory's lock.
+type lateSealer struct{ sealer *pki.Sealer }
+
+const keyPurpose = "access key secret"
+
+// Seal encrypts an access key's secret.
+func (s *lateSealer) Seal(plain []byte) ([]byte, error) { return s.sealer.Seal(keyPurpose, plain), nil }
+
+// Open decrypts what Seal made.
+func (s *lateSealer) Open(sealed []byte) ([]byte, error) { return s.sealer.Open(keyPurpose, sealed) }
+
+// openKafka prepares the way to the brokers, and the one inside if that is it.
+func (n *Node) openKafka() error {
+	k := n.cfg.Kafka
+	opts := recordlog.Options{
+		Brokers:     k.Brokers,
+		Topic:       k.Topic,
+		Partitions:  kafkaPartitions,
+		Compression: recordlog.Compression(k.Compression),
+		Dial:        n.env.Dial,
+		Logger:      n.log.With("part", "kafka"),
+		Registerer:  n.metrics,
+	}
+	var err error
+	if k.embedded() {
+		n.broker, err = recordlog.NewEmbedded(recordlog.EmbeddedOptions{
+			Dir:            filepath.Join(n.cfg.DataDir, "kafka"),
+			Topics:         map[string]int{k.Topic: kafkaPartitions},
+			RetentionBytes: k.RetentionBytes,
+			Listen:         n.env.Listen,
+			Logger:         n.log.With("part", "embedded kafka"),
+		})
+		if err != nil {
+			return err
+		}
+		opts.Brokers = n.broker.Addrs()
+	}
+	if opts.SASL, err = k.sasl(); err != nil {
+		return err
+	}
+	if opts.TLS, err = k.tls(); err != nil {
+		return err
+	}
+	n.records, err = recordlog.New(opts)
+	return err
+}
+
+func (k *KafkaConfig) sasl() (*recordlog.SASL, error) {
+	if k.SASL == "" {
+		return nil, nil
+	}
+	password, err := os.ReadFile(k.PasswordFile)
+	if err != nil {
+		return nil, fmt.Errorf("--kafka-password-file: %w", err)
+	}
+	return &recordlog.SASL{Mechanism: k.SASL, User: k.User, Password: strings.TrimRight(string(password), "\r\n")}, nil
+}
+
+func (k *KafkaConfig) tls() (*tls.Config, error) {
+	if !k.TLS {
+		return nil, nil
+	}
+	cfg := &tls.Config{MinVersion: tls.VersionTLS12}
+	if k.TLSCA != "" {
+		certs, err := pki.LoadCertificates(k.TLSCA)
+		if err != nil {
+			return nil, fmt.Errorf("--kafka-tls-ca: %w", err)
+		}
+		cfg.RootCAs = x509.NewCertPool()
+		for _, c := range certs {
+			cfg.RootCAs.AddCert(c)
+		}
+	}
+	if k.TLSCert != "" {
+		pair, err := pki.LoadPair(k.TLSCert, k.TLSKey)
+		if err != nil {
+			return nil, fmt.Errorf("--kafka-tls-cert: %w", err)
+		}
+		cfg.Certificates = []tls.Certificate{*pair}
+	}
+	return cfg, nil
+}
+
+// agentLimit is how many sessions the node takes.
+func (n *Node) agentLimit() (int, error) {
+	files := maxAgentsLimit + filesReserved
+	var limit syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit); err == nil && limit.Cur < uint64(files) {
+		files = int(limit.Cur)
+	}
+	most := files - filesReserved
+	switch {
+	case n.cfg.Agents.Limit == 0 && most <= 0:
+		return 0, fmt.Errorf("the open-file limit is %d: raise it above %d (ulimit -n), or set --agent-limit", files, filesReserved)
+	case n.cfg.Agents.Limit == 0:
+		return most, nil
+	case n.cfg.Agents.Limit < 0:
+		return 0, fmt.Errorf("--agent-limit: %d is negative", n.cfg.Agents.Limit)
+	}
+	return n.cfg.Agents.Limit, nil
+}

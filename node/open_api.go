@@ -1,0 +1,155 @@
+// SPDX-FileCopyrightText: The Muster Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package node
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"path/filepath"
+
+	"muster/agentrpc"
+	"muster/fleet"
+	"muster/gossip"
+	"muster/httpapi"
+	"muster/internal/password"
+	"muster/internal/pki"
+)
+
+// openGossip binds the gossip port and writes down what others are told.
+func (n *Node) openGossip() error {
+	key, err := pki.GossipKey(n.trust.secret)
+	if err != nil {
+		return err
+	}
+	advertise, err := netip.ParseAddr(n.cfg.Advertise)
+	if err != nil {
+		return fmt.Errorf("--advertise: %w", err)
+	}
+	opts := gossip.Options{
+		Self:       n.self(),
+		Key:        key,
+		BindAddr:   n.cfg.Listen.Gossip,
+		Advertise:  netip.AddrPortFrom(advertise, 0),
+		Load:       n.load,
+		Dial:       n.env.Dial,
+		Profile:    gossip.Profile(n.cfg.Profile),
+		Logger:     n.log.With("part", "gossip"),
+		Registerer: n.metrics,
+	}
+	if n.env.GossipSockets != nil {
+		if opts.Listener, opts.Packets, err = n.env.GossipSockets(n.cfg.Listen.Gossip); err != nil {
+			return fmt.Errorf("--gossip-addr %s: %w", n.cfg.Listen.Gossip, err)
+		}
+	}
+	n.members, err = gossip.New(opts)
+	return err
+}
+
+// self is what the other nodes are told about this one.
+func (n *Node) self() fleet.Member {
+	at := func(l net.Listener) string {
+		bound, ok := l.Addr().(*net.TCPAddr)
+		if ok && !bound.IP.IsUnspecified() {
+			return bound.String()
+		}
+		_, port, _ := net.SplitHostPort(l.Addr().String())
+		return net.JoinHostPort(n.cfg.Advertise, port)
+	}
+	first := func(list []net.Listener) string {
+		if len(list) == 0 {
+			return ""
+		}
+		return at(list[0])
+	}
+	agents := n.cfg.Agents.Advertise
+	if agents == "" {
+		_, port, _ := net.SplitHostPort(n.sockets.agent.Addr().String())
+		agents = net.JoinHostPort(n.cfg.Advertise, port)
+	}
+	store := n.store.Status()
+	return fleet.Member{
+		NodeID: n.cfg.NodeID, ServerID: store.ServerID, ClusterID: store.ClusterID,
+		Version: n.env.Build.Version, Format: store.Format, Zone: n.cfg.Zone, Started: n.started,
+		AgentAddr: agents, HTTPAddr: first(n.sockets.http), HTTPSAddr: at(n.sockets.https), SDAddr: first(n.sockets.sd),
+	}
+}
+
+// openAgents prepares the server that agents connect to.
+func (n *Node) openAgents() error {
+	var err error
+	if n.limit, err = n.agentLimit(); err != nil {
+		return err
+	}
+	n.agents, err = agentrpc.New(agentrpc.Options{
+		Logger:     n.log.With("part", "agents"),
+		Registerer: n.metrics,
+		Node:       n.cfg.NodeID,
+		Listeners:  []net.Listener{n.sockets.agent},
+		TLS:        n.trust.agentTLS(),
+		Identify:   n.trust.identify,
+		Log:        n.records,
+		Desired:    n.store,
+		Tasks:      n.store,
+		Inventory:  n.store,
+		Lookup:     n.store,
+		UploadDir:  filepath.Join(n.cfg.DataDir, "uploads"),
+		Limit:      n.limit,
+	})
+	return err
+}
+
+// openAPI prepares the HTTP routes.
+func (n *Node) openAPI() error {
+	b := n.env.Build
+	var err error
+	n.api, err = httpapi.New(httpapi.Options{
+		Logger:     n.log.With("part", "http"),
+		Registerer: n.metrics,
+		Gatherer:   n.metrics,
+		State: httpapi.State{
+			Users: n.store, Tokens: n.store, Keys: n.store, Config: n.store, Tags: n.store,
+			Agents: n.store, Tasks: n.store, TaskControl: n.store, Status: n.store,
+		},
+		Live:           httpapi.Live{Sessions: n.agents, Streams: n.agents},
+		Directory:      httpapi.Directory{Members: n.members, Services: n.members},
+		Native:         httpapi.Native{Report: n.report, AgentCertificates: n.trust},
+		Passwords:      password.New(),
+		Health:         n.health,
+		Node:           httpapi.NodeInfo{Name: n.cfg.NodeID, Version: b.Version, Commit: b.Commit, BuiltAt: b.BuiltAt},
+		AllowPlainHTTP: n.cfg.Listen.AllowPlainHTTP,
+	})
+	return err
+}
+
+// abandon gives back what New took, after a refused start.
+func (n *Node) abandon() error {
+	errs := []error{n.closeSockets()}
+	if n.store != nil {
+		errs = append(errs, n.store.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// closeSockets closes what no part has closed: all after a refused start,
+// those of parts that were never started after a failed one.
+func (n *Node) closeSockets() error {
+	var errs []error
+	for _, l := range append(append([]net.Listener{n.sockets.https, n.sockets.agent}, n.sockets.sd...), n.sockets.http...) {
+		if l == nil {
+			continue
+		}
+		if err := l.Close(); err != nil && !errors.Is(err, net.ErrClosed) {
+			errs = append(errs, err)
+		}
+	}
+	if n.members != nil {
+		errs = append(errs, n.members.Close())
+	}
+	if n.broker != nil {
+		errs = append(errs, n.broker.Close())
+	}
+	return errors.Join(errs...)
+}
