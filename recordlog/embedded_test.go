@@ -256,6 +256,53 @@ func TestEmbeddedRetention(t *testing.T) {
 	stop()
 }
 
+// TestEmbeddedDiskTrouble: the broker notes a batch's sequence before it fails
+// to write the batch. What the Log sends again must not pass for a duplicate.
+func TestEmbeddedDiskTrouble(t *testing.T) {
+	dir := t.TempDir()
+	e, _ := serve(t, dir, func(o *recordlog.EmbeddedOptions) { o.Topics = map[string]int{topic: 1} })
+	partitions := filepath.Join(dir, "partitions")
+	if err := os.WriteFile(partitions, nil, 0o600); err != nil { // where a directory must be
+		t.Fatal(err)
+	}
+	l, _ := writeTo(t, e)
+	if err := l.Append(t.Context(), "agent-1", [][]byte{[]byte("precious")}, nil); err != nil {
+		t.Fatal(err)
+	}
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for !strings.Contains(l.Status().LastError, "refused a batch") {
+		select {
+		case <-tick.C:
+		case <-t.Context().Done():
+			t.Fatalf("no batch was refused: %+v", l.Status())
+		}
+	}
+	if err := os.Remove(partitions); err != nil {
+		t.Fatal(err)
+	}
+	appendAll(t, l)
+	if got := readFrom(t, e, 1); !slices.Equal(got, []string{"precious"}) {
+		t.Errorf("read %q, want the record", got)
+	}
+}
+
+func TestEmbeddedExplainsUnreadableData(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "meta.json"), []byte("{"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	e, err := recordlog.NewEmbedded(recordlog.EmbeddedOptions{
+		Dir: dir, Topics: map[string]int{topic: 1}, Logger: slog.New(slog.DiscardHandler),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := e.Run(t.Context()); err == nil || !strings.Contains(err.Error(), "move "+dir+" away") {
+		t.Errorf("Run = %v, want it to say what to do", err)
+	}
+}
+
 func TestEmbeddedRefusesWhatIsWrong(t *testing.T) {
 	dir := t.TempDir()
 	good := recordlog.EmbeddedOptions{Dir: dir, Topics: map[string]int{topic: 1}, Logger: slog.New(slog.DiscardHandler)}

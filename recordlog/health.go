@@ -90,33 +90,41 @@ func (h *health) partitionFailed(partition int, why string) {
 	h.change(func() { h.failing[partition] = true }, why)
 }
 
-// change applies what happened and derives the status from it.
+// change applies what happened and logs what follows from it.
 func (h *health) change(apply func(), why string) {
+	was, now, warn := h.derive(apply, why)
+	switch {
+	case now.Up && !was.Up:
+		h.logger.Info("kafka is there", "brokers", now.Brokers, "partitions", now.Partitions,
+			"away_for", time.Since(was.AwaySince))
+	case warn:
+		h.logger.Warn("kafka is away; records are held in memory until it is back",
+			"away_since", now.AwaySince, "error", now.LastError)
+	}
+}
+
+// derive applies what happened and returns the status before and after, and
+// whether to warn: when Kafka goes away, and each minute while it is.
+func (h *health) derive(apply func(), why string) (was, now Status, warn bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	apply()
-	was := h.now
-	up := h.metadata && len(h.failing) == 0
-	if up {
+	was = h.now
+	if h.metadata && len(h.failing) == 0 {
 		h.now.Up, h.now.AwaySince, h.now.LastError = true, time.Time{}, ""
-	} else {
-		h.now.Up = false
-		if was.Up {
-			h.now.AwaySince = time.Now()
-		}
-		if why != "" {
-			h.now.LastError = why
-		}
+		return was, h.now, false
 	}
-	switch {
-	case up && !was.Up:
-		h.logger.Info("kafka is there", "brokers", h.now.Brokers, "partitions", h.now.Partitions,
-			"away_for", time.Since(was.AwaySince))
-	case !up && (was.Up || time.Since(h.warned) >= warnEvery):
+	h.now.Up = false
+	if was.Up {
+		h.now.AwaySince = time.Now()
+	}
+	if why != "" {
+		h.now.LastError = why
+	}
+	if warn = why != "" && (was.Up || time.Since(h.warned) >= warnEvery); warn {
 		h.warned = time.Now()
-		h.logger.Warn("kafka is away; records are held in memory until it is back",
-			"away_since", h.now.AwaySince, "error", h.now.LastError)
 	}
+	return was, h.now, warn
 }
 
 // throttle lets one event of a key through in each period. Of more than max

@@ -22,7 +22,7 @@ import (
 
 const (
 	metadataEvery  = 30 * time.Second
-	metadataMinGap = 100 * time.Millisecond // between two that were asked for
+	metadataMinGap = 250 * time.Millisecond // between two that were asked for
 )
 
 // cluster is what the last metadata said. It does not change; nil knows nothing.

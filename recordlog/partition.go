@@ -85,6 +85,9 @@ func (p *partition) fresh() *batch {
 		return b
 	}
 	b := &batch{}
+	if len(p.sealed) > 0 { // a backlog: it will be filled
+		b.buf = make([]byte, 0, batchBytes)
+	}
 	b.reset()
 	return b
 }

@@ -40,20 +40,20 @@ func backoff(failures int) time.Duration {
 // errNoLeader: the metadata names no leader for the partition.
 var errNoLeader = kafka.LeaderNotAvailable
 
-// errConnection marks what went wrong on the way to the broker, before anything was sent.
-type errConnection struct{ err error }
+// unsentError is what went wrong before a batch was sent.
+type unsentError struct{ err error }
 
-func (e *errConnection) Error() string { return e.err.Error() }
-func (e *errConnection) Unwrap() error { return e.err }
+func (e *unsentError) Error() string { return e.err.Error() }
+func (e *unsentError) Unwrap() error { return e.err }
 
 // send makes one attempt to have b written.
 func (p *partition) send(ctx context.Context, b *batch, wire []byte) error {
 	if err := p.toLeader(ctx); err != nil {
-		return err
+		return &unsentError{err}
 	}
 	if !p.producer.known {
 		if err := p.initProducer(ctx); err != nil {
-			return err
+			return &unsentError{err}
 		}
 	}
 	p.producer.stamp(wire)
@@ -78,7 +78,7 @@ func (p *partition) toLeader(ctx context.Context) error {
 	p.conn = nil
 	c, err := p.log.client.connect(ctx, addr)
 	if err != nil {
-		return &errConnection{err}
+		return err
 	}
 	p.conn = c
 	return nil
@@ -89,7 +89,7 @@ func (p *partition) toLeader(ctx context.Context) error {
 func (p *partition) initProducer(ctx context.Context) error {
 	res, err := p.conn.roundTrip(ctx, &initproducerid.Request{ProducerID: -1, ProducerEpoch: -1})
 	if err != nil {
-		return &errConnection{fmt.Errorf("asking %s for a producer ID: %w", p.conn.addr, err)}
+		return fmt.Errorf("asking %s for a producer ID: %w", p.conn.addr, err)
 	}
 	r, ok := res.(*initproducerid.Response)
 	if !ok {
@@ -159,18 +159,21 @@ type outcome struct {
 
 // judge decides what follows from an attempt's error.
 func judge(err error) outcome {
-	var code kafka.Error
-	var unsent *errConnection
-	switch {
-	case err == nil:
+	if err == nil {
 		return outcome{done: true}
-	case errors.As(err, &code):
-		return judgeCode(code)
-	case errors.As(err, &unsent):
-		return outcome{reason: reasonConnect, reconnect: true}
-	default:
-		return outcome{reason: reasonNoAnswer, uncertain: true, reconnect: true}
 	}
+	code, answered := errors.AsType[kafka.Error](err)
+	if _, unsent := errors.AsType[*unsentError](err); unsent {
+		o := outcome{reason: reasonConnect, reconnect: true}
+		if answered {
+			o.reason = judgeCode(code).reason
+		}
+		return o
+	}
+	if answered {
+		return judgeCode(code)
+	}
+	return outcome{reason: reasonNoAnswer, uncertain: true, reconnect: true}
 }
 
 func judgeCode(code kafka.Error) outcome {
@@ -178,7 +181,7 @@ func judgeCode(code kafka.Error) outcome {
 	case kafka.DuplicateSequenceNumber: // written by an earlier attempt
 		return outcome{done: true}
 	case kafka.MessageSizeTooLarge, kafka.RecordListTooLarge:
-		return outcome{tooLarge: true}
+		return outcome{tooLarge: true, reason: reasonTooLarge}
 	case kafka.UnknownProducerId, kafka.InvalidProducerEpoch, kafka.OutOfOrderSequenceNumber,
 		kafka.InvalidProducerIDMapping, kafka.ProducerFenced:
 		return outcome{reason: reasonProducer, newProducer: true}
