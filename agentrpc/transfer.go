@@ -95,22 +95,20 @@ func (s *Server) receive(sess *session, silent *time.Timer) {
 	}
 }
 
-// receiveError turns the end of receiving into the stream's status.
+// receiveError turns the end of receiving into the stream's status. For messages
+// that gRPC itself refuses, it has told the agent already.
 func (s *Server) receiveError(sess *session, err error) error {
-	switch {
-	case errors.Is(err, io.EOF): // the agent has ended the stream
+	if errors.Is(err, io.EOF) { // the agent has ended the stream
 		return nil
-	case sess.stream.Context().Err() != nil || sess.isEnded():
-		return err
 	}
 	switch status.Code(err) {
 	case codes.ResourceExhausted:
 		s.logs.warn("message too large", "remote", sess.peer.addr, "agent_id", sess.id, "error", err)
 		return s.refuse(reasonTooLarge, codes.ResourceExhausted, fmt.Sprintf("a message is larger than %d bytes", maxMessageBytes))
-	case codes.Canceled, codes.Unavailable, codes.DeadlineExceeded:
-		return err
+	case codes.Internal: // broken frame or compression
+		return s.undecodable(sess, err)
 	}
-	return s.undecodable(sess, err)
+	return err // the connection or the stream is gone
 }
 
 func (s *Server) undecodable(sess *session, err error) error {
@@ -128,6 +126,9 @@ func (s *Server) take(sess *session, raw []byte) error {
 	}()
 	switch err := m.parse(raw); {
 	case errors.Is(err, errIdentity):
+		if err := fleet.CheckAgentID(string(m.agentID)); err != nil {
+			return s.refuse(reasonAgentID, codes.InvalidArgument, err.Error())
+		}
 		return s.refuse(reasonTooLarge, codes.InvalidArgument, err.Error())
 	case err != nil:
 		return s.undecodable(sess, err)

@@ -21,7 +21,7 @@ import (
 func TestRecordsBecomeMQData(t *testing.T) {
 	for _, compression := range grpccodec.Names() {
 		t.Run(compression, func(t *testing.T) {
-			inBubble(t, func(w *world) {
+			inBubble(t, func(t *testing.T, w *world) {
 				w.store.set(func(f *fakeStore) {
 					f.desired = func(string) (fleet.Desired, error) { return fleet.Desired{Tags: []string{"db", "eu"}}, nil }
 				})

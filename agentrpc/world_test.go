@@ -57,13 +57,13 @@ type world struct {
 }
 
 // inBubble runs a test against a server that is stopped at the end.
-func inBubble(t *testing.T, test func(w *world), change ...func(o *agentrpc.Options)) {
+func inBubble(t *testing.T, test func(t *testing.T, w *world), change ...func(o *agentrpc.Options)) {
 	t.Helper()
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, dir, change...)
-		test(w)
-		w.stop()
+		t.Cleanup(w.stop)
+		test(t, w)
 	})
 }
 
@@ -201,6 +201,17 @@ func (w *world) open(id string, conn *grpc.ClientConn, opts ...grpc.CallOption) 
 	a := &agent{t: w.t, id: id, conn: conn, stream: stream, cancel: cancel, ended: make(chan struct{})}
 	w.running.Go(a.read)
 	return a
+}
+
+// openUnread opens a stream that nobody reads.
+func (w *world) openUnread(id string) *agent {
+	w.t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	stream, err := agentpb.NewTransferClient(w.dial(nil)).Transfer(ctx)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return &agent{t: w.t, id: id, stream: stream, cancel: cancel}
 }
 
 func (a *agent) read() {

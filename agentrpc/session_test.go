@@ -1,0 +1,238 @@
+// SPDX-FileCopyrightText: The Muster Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package agentrpc_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/protobuf/proto"
+
+	"muster/agentrpc"
+	"muster/fleet"
+	"muster/internal/agentpb"
+)
+
+func mqData(t *testing.T, raw []byte) *agentpb.MQData {
+	t.Helper()
+	out := new(agentpb.MQData)
+	if err := proto.Unmarshal(raw, out); err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
+
+func TestSnapshots(t *testing.T) {
+	inBubble(t, func(t *testing.T, w *world) {
+		a := w.open("a1", nil)
+		a.send(heartbeat("state", "running", "cpu", "0.5"), record(fleet.DataTypePluginHeartbeat, "name", "driver", "pversion", "2.0"), record(59))
+		start := time.Now().Unix()
+		time.Sleep(5 * time.Second)
+		a.send(record(59))
+		got, ok := w.srv.Session("a1")
+		if !ok {
+			t.Fatal("no session")
+		}
+		got.Epoch, got.RemoteAddr = 0, ""
+		want := fleet.Session{
+			Identity: fleet.Identity{
+				AgentID: "a1", Hostname: "host-a1", Version: "1.9", Product: "elkeid-agent",
+				IntranetIPv4: []string{}, ExtranetIPv4: []string{}, IntranetIPv6: []string{}, ExtranetIPv6: []string{},
+			},
+			Node: "n1", ConnectedAt: start, SeenAt: start + 5, HeartbeatAt: start, Records: 4,
+			Heartbeat: map[string]string{"state": "running", "cpu": "0.5"},
+			Plugins:   map[string]fleet.PluginHeartbeat{"driver": {At: start, Fields: map[string]string{"name": "driver", "pversion": "2.0"}}},
+		}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("(-want +got): %s", diff)
+		}
+		if n := w.metric("sessions"); n != 1 || w.srv.SessionCount() != 1 || len(w.srv.Sessions()) != 1 {
+			t.Errorf("%v sessions in the metric", n)
+		}
+		if diff := cmp.Diff([]string{"a1"}, w.srv.SessionIDs()); diff != "" {
+			t.Error(diff)
+		}
+		a.cancel()
+		w.eventually("gone", time.Second, func() bool { return w.srv.SessionCount() == 0 })
+		if _, ok := w.srv.Session("a1"); ok {
+			t.Error("the session outlived its stream")
+		}
+	})
+}
+
+func TestNewestStreamWins(t *testing.T) {
+	inBubble(t, func(t *testing.T, w *world) {
+		old := w.open("a1", nil)
+		old.beat()
+		first, _ := w.srv.Session("a1")
+		newer := w.open("a1", nil)
+		newer.send(heartbeat("state", "running"), record(59))
+		if got := old.code(); got != codes.Aborted {
+			t.Errorf("the old stream ended with %v, want Aborted", got)
+		}
+		second, ok := w.srv.Session("a1")
+		if !ok || second.Epoch <= first.Epoch || second.Records != 2 {
+			t.Errorf("session after the replacement: %+v, the one before had epoch %d", second, first.Epoch)
+		}
+		time.Sleep(time.Minute) // whatever is left of the old session is gone by now
+		if _, ok := w.srv.Session("a1"); !ok {
+			t.Error("the end of the old stream took the new session with it")
+		}
+		newer.send(record(59))
+		if n := len(w.log.of("a1")); n != 4 {
+			t.Errorf("%d records, want 4", n)
+		}
+		if n := w.metric("replaced_sessions_total"); n != 1 {
+			t.Errorf("replaced: %v, want 1", n)
+		}
+		newer.cancel()
+	})
+}
+
+func TestReset(t *testing.T) {
+	inBubble(t, func(t *testing.T, w *world) {
+		a := w.open("a1", nil)
+		a.beat()
+		got := w.srv.Reset([]string{"a1", "nobody"})
+		if len(got) != 2 || got["a1"] != nil || !errors.Is(got["nobody"], fleet.ErrOffline) {
+			t.Errorf("Reset = %v", got)
+		}
+		if code := a.code(); code != codes.Aborted {
+			t.Errorf("the stream ended with %v", code)
+		}
+		w.eventually("gone", time.Second, func() bool { return w.srv.SessionCount() == 0 })
+	})
+}
+
+func TestOneFullLogDoesNotStopOthers(t *testing.T) {
+	inBubble(t, func(t *testing.T, w *world) {
+		free := make(chan struct{})
+		w.log.block(func(_ context.Context, key string) error {
+			if key == "slow" {
+				<-free
+			}
+			return nil
+		})
+		slow, quick := w.open("slow", nil), w.open("quick", nil)
+		sent := 0
+		blocked := make(chan struct{})
+		w.running.Go(func() {
+			defer close(blocked)
+			for range 1000 {
+				if slow.stream.Send(&agentpb.RawData{AgentId: "slow", Records: []*agentpb.Record{{Body: make([]byte, 4096)}}}) != nil {
+					return
+				}
+				sent++
+			}
+		})
+		synctest.Wait()
+		if sent > 100 {
+			t.Errorf("an agent whose records are not taken could send %d messages of 4 KiB", sent)
+		}
+		for i := range 50 {
+			quick.send(record(59))
+			if n := len(w.log.of("quick")); n != i+1 {
+				t.Fatalf("%d records of the other agent, want %d", n, i+1)
+			}
+		}
+		close(free)
+		<-blocked
+		w.eventually("all of the slow one", time.Minute, func() bool { return len(w.log.of("slow")) == 1000 })
+		slow.cancel()
+		quick.cancel()
+	})
+}
+
+func TestStopLosesNothingThatWasReceived(t *testing.T) {
+	inBubble(t, func(t *testing.T, w *world) {
+		const agents = 10
+		free := make(chan struct{})
+		w.log.block(func(ctx context.Context, _ string) error {
+			select {
+			case <-free:
+				return nil
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+		})
+		var all []*agent
+		for i := range agents {
+			a := w.open(fmt.Sprintf("a%d", i), nil)
+			a.beat()
+			all = append(all, a)
+		}
+		start := time.Now()
+		w.cancel()
+		synctest.Wait()
+		for _, a := range all {
+			if code := a.code(); code != codes.Unavailable {
+				t.Errorf("%s: the stream ended with %v, want Unavailable", a.id, code)
+			}
+		}
+		time.Sleep(3 * time.Second) // the log is busy for a while
+		close(free)
+		w.running.Wait()
+		if took := time.Since(start); took > 4*time.Second {
+			t.Errorf("stopped after %v", took)
+		}
+		for _, a := range all {
+			if n := len(w.log.of(a.id)); n != 1 {
+				t.Errorf("%s: %d records of 1 received", a.id, n)
+			}
+		}
+		// First sight and the disconnect are merged or follow each other.
+		seen := make(map[string]bool)
+		for _, r := range w.store.allReports() {
+			seen[r.AgentID] = true
+		}
+		if len(seen) != agents {
+			t.Errorf("%d agents were reported, want %d", len(seen), agents)
+		}
+	})
+}
+
+func TestStopIsBounded(t *testing.T) {
+	inBubble(t, func(t *testing.T, w *world) {
+		w.log.block(func(ctx context.Context, _ string) error {
+			<-ctx.Done()
+			return ctx.Err()
+		})
+		a := w.open("a1", nil)
+		a.beat()
+		w.store.set(func(f *fakeStore) { f.report = func([]fleet.AgentReport) error { return errAway } })
+		start := time.Now()
+		w.cancel()
+		w.running.Wait()
+		if took := time.Since(start); took > 9*time.Second {
+			t.Errorf("stopped after %v, want 3 s for the log and 5 s for the store", took)
+		}
+		if n := w.metric("lost_records_total"); n != 1 {
+			t.Errorf("lost: %v, want 1", n)
+		}
+	}, func(o *agentrpc.Options) { o.DrainTimeout = 3 * time.Second })
+}
+
+func TestADeadPeerIsNoticed(t *testing.T) {
+	inBubble(t, func(t *testing.T, w *world) {
+		a := w.open("a1", nil)
+		a.beat()
+		w.net.Cut(agentIP)
+		w.eventually("gone", 35*time.Second, func() bool { return w.srv.SessionCount() == 0 })
+		w.net.Heal()
+		a.cancel()
+	})
+}
+
+func TestMissingOptions(t *testing.T) {
+	_, err := agentrpc.New(agentrpc.Options{})
+	if err == nil || err.Error() != "agentrpc: Options.Logger is missing" {
+		t.Errorf("New = %v", err)
+	}
+}
