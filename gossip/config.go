@@ -37,9 +37,11 @@ func (g *Mesh) config() *memberlist.Config {
 	return config
 }
 
-func (g *Mesh) leaveTimeout() time.Duration {
+// goodbyeTimeout is enough for memberlist to tell some peer that this node
+// leaves: four packets, one each gossip interval.
+func (g *Mesh) goodbyeTimeout() time.Duration {
 	if g.opts.Profile == ProfileWAN {
-		return 6 * time.Second
+		return 3 * time.Second
 	}
-	return 3 * time.Second
+	return 1500 * time.Millisecond
 }

@@ -28,6 +28,8 @@ const (
 	// nodes that have been gone for long.
 	sweepReports = 15
 
+	updateTimeout = 5 * time.Second
+
 	keyBytes = 32
 )
 
@@ -179,14 +181,21 @@ func (g *Mesh) Run(ctx context.Context) error {
 	stop := context.AfterFunc(group.Context(), g.transport.stopDialing)
 	err = group.Wait()
 	stop()
-	g.send(list, append([]byte{kindLeaving}, g.opts.Self.NodeID...))
-	if err := list.Leave(g.leaveTimeout()); err != nil {
-		g.logger.Warn("could not tell the other nodes that this one leaves", "error", err)
+	g.leave(list)
+	return err
+}
+
+// leave says goodbye, unless all others are leaving too, and ends memberlist.
+func (g *Mesh) leave(list *memberlist.Memberlist) {
+	if len(g.view.peers()) > 0 {
+		g.send(list, append([]byte{kindLeaving}, g.opts.Self.NodeID...))
+		if err := list.Leave(g.goodbyeTimeout()); err != nil {
+			g.logger.Warn("could not tell the other nodes that this one leaves", "error", err)
+		}
 	}
 	if err := list.Shutdown(); err != nil {
 		g.logger.Warn("could not close the gossip sockets", "error", err)
 	}
-	return err
 }
 
 // Members returns all known nodes by NodeID, this one and those that died lately
@@ -220,7 +229,7 @@ func (g *Mesh) Update(self fleet.Member) error {
 	if list == nil {
 		return nil
 	}
-	if err := list.UpdateNode(g.leaveTimeout()); err != nil {
+	if err := list.UpdateNode(updateTimeout); err != nil {
 		return fmt.Errorf("tell the other nodes new facts: %w", err)
 	}
 	return nil

@@ -196,13 +196,13 @@ func (v *view) countAlive() int {
 	return alive
 }
 
-// peers returns the other live nodes.
+// peers returns the other live nodes, without those that are leaving.
 func (v *view) peers() []memberlist.Address {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	peers := make([]memberlist.Address, 0, len(v.nodes))
 	for id, n := range v.nodes {
-		if id != v.self && n.member.Alive {
+		if id != v.self && n.member.Alive && !n.leaving {
 			peers = append(peers, memberlist.Address{Addr: n.addr.String(), Name: id})
 		}
 	}
