@@ -11,8 +11,8 @@ import (
 
 // Limits of guessing. Each of the three is per node and lives in memory.
 const (
-	// freeGuesses wrong passwords of one user from one address cost nothing;
-	// each one more doubles the wait, up to maxGuessWait.
+	// After freeGuesses wrong passwords of one user from one address the next try
+	// must wait a second; each one more doubles that, up to maxGuessWait.
 	freeGuesses  = 10
 	maxGuessWait = 5 * time.Minute
 	// guessesForget is after how long without a try a pair starts afresh.

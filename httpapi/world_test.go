@@ -27,6 +27,7 @@ import (
 
 	"muster/fleet"
 	"muster/httpapi"
+	"muster/internal/aksk"
 )
 
 var update = flag.Bool("update", false, "rewrite the golden files")
@@ -56,6 +57,11 @@ func newWorld(t *testing.T, change ...func(*httpapi.Options)) *world {
 	w := &world{t: t, now: start, reg: prometheus.NewRegistry(), log: &bytes.Buffer{}, health: httpapi.Health{Ready: true}}
 	w.store = newFakeStore(func() int64 { return w.clock().Unix() })
 	w.live = &fakeLive{sessions: map[string]fleet.Session{}}
+	for _, scope := range []fleet.KeyScope{fleet.KeyScopeSD, fleet.KeyScopeAgents} {
+		ak := "ak" + string(scope)
+		w.store.keys[ak] = fleet.AccessKey{AccessKey: ak, Scope: scope, CreatedAt: start.Unix()}
+		w.store.secrets[ak] = []byte("secret-of-" + ak)
+	}
 	w.dir = &fakeDirectory{members: []fleet.Member{{
 		NodeID: "n1", ServerID: "n1~0a", ClusterID: "c1", Version: "0.1.0", Format: 1,
 		AgentAddr: "192.0.2.1:6751", HTTPAddr: "192.0.2.1:6701", HTTPSAddr: "192.0.2.1:6752", SDAddr: "192.0.2.1:8088", NodeAddr: "192.0.2.1:6760",
@@ -150,6 +156,7 @@ func hashText(s string) string {
 // over TLS.
 type request struct {
 	as     fleet.Role // sends its token
+	key    string     // signs with this access key; its secret is "secret-of-" and the key
 	body   string
 	header map[string]string
 	kind   httpapi.Listener
@@ -173,6 +180,11 @@ func (w *world) do(call string, q request) *httptest.ResponseRecorder {
 	}
 	for k, v := range q.header {
 		r.Header.Set(k, v)
+	}
+	if q.key != "" {
+		if err := aksk.SignRequest(r, q.key, "secret-of-"+q.key, w.clock()); err != nil {
+			w.t.Fatal(err)
+		}
 	}
 	if q.kind == 0 {
 		q.kind = httpapi.ListenerHTTPS
