@@ -4,10 +4,14 @@
 package pki_test
 
 import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
 	"io"
+	"math/big"
 	"net/url"
 	"strings"
 	"sync"
@@ -131,6 +135,51 @@ func TestStockFilesWork(t *testing.T) {
 	client := pki.ClientTLS(clientCert, pki.Pool(stockCA...), pki.StockServerName)
 	if _, serverErr, clientErr := handshake(t, strict, client, now); serverErr == nil || clientErr == nil {
 		t.Errorf("a client of an unknown CA: server %v, client %v", serverErr, clientErr)
+	}
+}
+
+// An agent that holds a stock certificate, version 1 as its CA's, must not be
+// able to make certificates for other agents with it.
+func TestAStockClientIsNoAuthority(t *testing.T) {
+	stockCA, err := pki.LoadCertificates("testdata/stock-ca.crt")
+	if err != nil {
+		t.Fatal(err)
+	}
+	stolen, err := pki.LoadPair("testdata/stock-client.crt", "testdata/stock-client.key")
+	if err != nil {
+		t.Fatal(err)
+	}
+	now := stockCA[0].NotBefore.AddDate(1, 0, 0)
+	clusterCA, err := pki.NewCA(clusterID, now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pair, err := clusterCA.IssuePair(pki.AgentServerRequest("n1"), now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	serverCert, err := pair.TLS()
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(9), NotBefore: now.AddDate(0, 0, -1), NotAfter: now.AddDate(0, 0, 1),
+		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
+	}
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	forged, err := x509.CreateCertificate(rand.Reader, template, stolen.Leaf, key.Public(), stolen.PrivateKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := pki.ServerTLS(holding(serverCert).Get, trusting(clusterCA.Certificate(), stockCA[0]))
+	client := pki.ClientTLS(&tls.Certificate{Certificate: [][]byte{forged, stolen.Certificate[0]}, PrivateKey: key},
+		pki.Pool(clusterCA.Certificate()), pki.StockServerName)
+	_, serverErr, clientErr := handshake(t, server, client, now)
+	if serverErr == nil || clientErr == nil || !strings.Contains(serverErr.Error(), "not authorized to sign") {
+		t.Fatalf("server %v, client %v", serverErr, clientErr)
 	}
 }
 
