@@ -16,6 +16,7 @@ import (
 	"github.com/swaggest/openapi-go/openapi31"
 
 	"muster/fleet"
+	"muster/internal/apiv1"
 )
 
 // v1DocumentRoutes describe the API itself.
@@ -94,7 +95,7 @@ func addOperation(r *openapi31.Reflector, route Route) error {
 		op.AddReqStructure(route.Query)
 	}
 	if route.Request != nil {
-		op.AddReqStructure(route.Request, openapi.WithContentType("application/json"))
+		op.AddReqStructure(route.Request, openapi.WithContentType("application/json"), openapi.WithCustomize(requireBody(route)))
 	}
 	status := route.Status
 	if status == 0 {
@@ -106,6 +107,17 @@ func addOperation(r *openapi31.Reflector, route Route) error {
 		cu.Description = "What is wrong, and what to do about it."
 	})
 	return r.AddOperation(op)
+}
+
+// requireBody marks the body as needed: every route but one refuses a request
+// without.
+func requireBody(route Route) func(openapi.ContentOrReference) {
+	_, optional := route.Request.(apiv1.RunTask)
+	return func(c openapi.ContentOrReference) {
+		if body, ok := c.(*openapi31.RequestBodyOrReference); ok && !optional {
+			body.RequestBodyEns().WithRequired(true)
+		}
+	}
 }
 
 func title(word string) string { return strings.ToUpper(word[:1]) + word[1:] }
