@@ -24,6 +24,9 @@ import (
 // still try to send what it holds.
 const durationGrace = 30 * time.Second
 
+// retryBufferBytes is what gRPC may keep of a stream's messages.
+const retryBufferBytes = 8 << 10
+
 // Fleet is a number of simulated agents. New makes it, Run runs it once. All
 // other methods are safe at any time.
 type Fleet struct {
@@ -76,8 +79,11 @@ func New(opts Options) (*Fleet, error) {
 	f.templates = newTemplates(f.run)
 	f.discovery = &discovery{bases: opts.SD, random: opts.RandomSD, client: &http.Client{Transport: opts.HTTP}, counters: &f.counters}
 	f.dialOptions = f.newDialOptions()
+	// Until the server's first answer gRPC keeps what was sent, to be able to send
+	// it again on another connection: 256 KiB a stream, too much for thousands.
+	f.callOptions = []grpc.CallOption{grpc.MaxRetryRPCBufferSize(retryBufferBytes)}
 	if opts.Compression != grpccodec.None {
-		f.callOptions = []grpc.CallOption{grpc.UseCompressor(opts.Compression)}
+		f.callOptions = append(f.callOptions, grpc.UseCompressor(opts.Compression))
 	}
 	for i := range opts.Agents {
 		a := newAgent(f, newIdentity(opts.Seed, i))

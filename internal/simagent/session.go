@@ -18,8 +18,10 @@ import (
 const (
 	// sendInterval is a stock agent's: at each tick the buffer is sent.
 	sendInterval = 100 * time.Millisecond
-	// closeWait is how long a finished agent waits for the server to end the stream.
-	closeWait = 5 * time.Second
+	// closeWait is how long a finished agent waits for the server to end the
+	// stream: long enough for a server that is slowed by what is behind it, as what
+	// it has not read when the agent leaves is lost.
+	closeWait = 30 * time.Second
 	// stopWait is the same when Run was told to stop.
 	stopWait = time.Second
 )
