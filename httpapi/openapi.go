@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net/http"
 	"reflect"
+	"slices"
 	"strings"
 	"sync"
 
@@ -66,22 +67,22 @@ func openAPI(routes []Route) ([]byte, error) {
 
 func addOperation(r *openapi31.Reflector, route Route) error {
 	parts := strings.Split(strings.TrimPrefix(route.Path, "/v1/"), "/")
-	id := strings.ToLower(route.Method)
+	id := []string{strings.ToLower(route.Method)}
 	for i, p := range parts {
 		if name, ok := strings.CutPrefix(p, ":"); ok {
 			parts[i] = "{" + name + "}"
-			id += "By" + title(name)
+			id = append(id, "By", title(name))
 			continue
 		}
 		for word := range strings.FieldsFuncSeq(p, func(r rune) bool { return r == '-' || r == '.' }) {
-			id += title(word)
+			id = append(id, title(word))
 		}
 	}
 	op, err := r.NewOperationContext(route.Method, "/v1/"+strings.Join(parts, "/"))
 	if err != nil {
 		return err
 	}
-	op.SetID(id)
+	op.SetID(strings.Join(id, ""))
 	op.SetTags(strings.TrimSuffix(parts[0], ".json"))
 	op.SetSummary(route.Summary)
 	if route.Access.Open() {
@@ -140,10 +141,8 @@ func requireAlwaysThere(p jsonschema.InterceptPropParams) error {
 	if !p.Processed || name == "" || name == "-" || strings.Contains(rest, "omit") {
 		return nil
 	}
-	for _, there := range p.ParentSchema.Required {
-		if there == p.Name {
-			return nil
-		}
+	if slices.Contains(p.ParentSchema.Required, p.Name) {
+		return nil
 	}
 	p.ParentSchema.Required = append(p.ParentSchema.Required, p.Name)
 	return nil
