@@ -72,3 +72,94 @@ func (s *Store) CheckPages() error {
 		return nil
 	})
 }
+
+// The commands, for tests that write the log by hand.
+type (
+	FoundCluster     = foundCluster
+	PutMetaCmd       = putMeta
+	Tick             = tick
+	CreateUserCmd    = createUser
+	UpdateUserCmd    = updateUser
+	DeleteUsersCmd   = deleteUsers
+	CreateTokenCmd   = createToken
+	RevokeTokenCmd   = revokeToken
+	TouchTokenCmd    = touchToken
+	AddKeyCmd        = addKey
+	DeleteKeyCmd     = deleteKey
+	DefaultConfigCmd = setDefaultConfig
+	TagAgentsCmd     = tagAgents
+	ReportAgentsCmd  = reportAgents
+	CreateTaskCmd    = createTask
+	AddTargetsCmd    = addTargets
+	SealTaskCmd      = sealTask
+	DropTaskCmd      = dropTask
+	RunTaskCmd       = runTask
+	CancelTaskCmd    = cancelTask
+	FailTaskCmd      = failTask
+	MarkSentCmd      = markSent
+	SetResultsCmd    = setResults
+	// Command is any of them.
+	Command = command
+	// Answer is what an entry was told.
+	Answer = answer
+)
+
+// Entry makes the log entry of a command.
+func Entry(index uint64, at int64, request string, cmd Command) *raft.Log {
+	data, err := encodeEnvelope(envelope{Kind: cmd.kind(), At: at, Request: request, Body: mustEncode(cmd)})
+	if err != nil {
+		panic(err)
+	}
+	return &raft.Log{Index: index, Term: 1, Type: raft.LogCommand, Data: data}
+}
+
+// DecodeEntry decodes the bytes of an entry and encodes them again.
+func DecodeEntry(data []byte) (again []byte, err error) {
+	e, cmd, err := decodeCommand(data)
+	if err != nil {
+		return nil, err
+	}
+	return encodeEnvelope(envelope{Kind: cmd.kind(), At: e.At, Request: e.Request, Body: mustEncode(cmd)})
+}
+
+// ApplyBatch applies entries in one transaction, without raft.
+func (s *Store) ApplyBatch(logs ...*raft.Log) (answers []Answer, err error) {
+	for _, o := range s.fsm.ApplyBatch(logs) {
+		answers = append(answers, o.(outcome).answer)
+		err = o.(outcome).err
+	}
+	return answers, err
+}
+
+// Reset empties the state and stops syncing it: for tests that try very many
+// states.
+func (s *Store) Reset() error {
+	file := s.files.state.current
+	file.db.NoSync = true
+	if err := file.write(func(tx *bbolt.Tx) error {
+		for _, b := range append(replicatedBuckets(), bucketLocal) {
+			if err := tx.DeleteBucket([]byte(b)); err != nil {
+				return err
+			}
+			if _, err := tx.CreateBucket([]byte(b)); err != nil {
+				return err
+			}
+		}
+		return putLocal(tx, keyPosition, position{FileFormat: stateFileFormat, Hash: stateHash{}.String()})
+	}); err != nil {
+		return err
+	}
+	return s.fsm.reload(file)
+}
+
+// Rebuild reads again from the state what is kept in memory.
+func (s *Store) Rebuild() error { return s.fsm.reload(s.files.state.current) }
+
+// TickDue tells whether the leader would let time pass now.
+func (s *Store) TickDue(now int64) (due bool, err error) {
+	err = s.read(func(v view) error {
+		due = tickDue(v, now)
+		return nil
+	})
+	return due, err
+}

@@ -34,7 +34,8 @@ func lockDir(dir string) (*dirLock, error) {
 			dir, strings.TrimSpace(string(owner)))
 	}
 	// The process ID is for people; a torn one harms nobody.
-	if err := f.Truncate(0); err == nil {
+	err = f.Truncate(0)
+	if err == nil {
 		_, err = f.WriteAt(fmt.Appendf(nil, "%d\n", os.Getpid()), 0)
 	}
 	if err != nil {

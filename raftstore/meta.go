@@ -66,8 +66,7 @@ func (c *change) setCounters(n counters) { c.store(bucketMeta, metaCounters, n) 
 
 // asRefusal tells a decision from a fault.
 func asRefusal(err error) (*fleet.Refusal, error) {
-	var r *fleet.Refusal
-	if errors.As(err, &r) {
+	if r, ok := errors.AsType[*fleet.Refusal](err); ok {
 		return r, nil
 	}
 	return nil, err

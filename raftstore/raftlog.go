@@ -37,6 +37,5 @@ func (s logSink) Accept(_ string, level hclog.Level, msg string, args ...any) {
 			args[i] = fmt.Sprintf(fmt.Sprint(f[0]), f[1:]...)
 		}
 	}
-	// The message is raft's own, so it cannot be a constant here.
-	s.logger.LogAttrs(context.Background(), to, msg, slog.Group("", args...))
+	s.logger.LogAttrs(context.Background(), to, msg, slog.Group("", args...)) //nolint:sloglint // raft made the message
 }

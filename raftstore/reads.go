@@ -35,8 +35,7 @@ func (s *Store) read(fn func(v view) error) error {
 	if time.Since(start) > longRead {
 		s.metrics.longReads.Inc()
 	}
-	var fault *storageError
-	if errors.As(err, &fault) {
+	if _, ok := errors.AsType[*storageError](err); ok {
 		s.fail(err)
 	}
 	return err

@@ -187,7 +187,7 @@ func (s *snapshotSink) stamp() error {
 	if err != nil {
 		return err
 	}
-	pos, _, err := f.check()
+	pos, err := f.check()
 	if err == nil {
 		pos.Index, pos.Term = s.meta.Index, s.meta.Term
 		err = f.write(func(tx *bbolt.Tx) error {

@@ -172,9 +172,9 @@ func readPosition(v view) (position, configuration) {
 }
 
 // check reads the whole file once: every checksum, and the hash over all of it.
-func (f *stateFile) check() (pos position, conf configuration, err error) {
+func (f *stateFile) check() (pos position, err error) {
 	err = f.read(func(v view) error {
-		pos, conf = readPosition(v)
+		pos, _ = readPosition(v)
 		if pos.FileFormat > stateFileFormat {
 			return fmt.Errorf("%s was written by a newer version (format %d, this one knows %d): start that version",
 				f.path, pos.FileFormat, stateFileFormat)
@@ -184,7 +184,7 @@ func (f *stateFile) check() (pos position, conf configuration, err error) {
 		}
 		return nil
 	})
-	return pos, conf, err
+	return pos, err
 }
 
 // stateHolder is the state file of the moment. Readers hold a reference, so a

@@ -99,7 +99,7 @@ func (s *Store) open() (err error) {
 		return err
 	}
 	s.files.state.current = state
-	pos, _, err := state.check()
+	pos, err := state.check()
 	if err != nil {
 		return err
 	}
@@ -255,8 +255,7 @@ func (*Store) awaitDone(ctx context.Context, done <-chan error) error {
 func (s *Store) fail(err error) {
 	s.fsm.broken.Store(true)
 	s.failOnce.Do(func() {
-		var fault *storageError
-		if errors.As(err, &fault) {
+		if fault, ok := errors.AsType[*storageError](err); ok {
 			s.logger.Error("storage fault", "error", err, "stack", fault.stack)
 		}
 		s.opts.Fatal(err)

@@ -87,8 +87,7 @@ func (s *Store) createInParts(ctx context.Context, t fleet.NewTask, agentIDs []s
 	if err == nil {
 		err = s.propose(ctx, &sealTask{ID: t.ID}, nil)
 	}
-	var refusal *fleet.Refusal
-	if errors.As(err, &refusal) {
+	if _, refused := errors.AsType[*fleet.Refusal](err); refused {
 		return errors.Join(err, s.propose(ctx, &dropTask{ID: t.ID}, nil))
 	}
 	return err
@@ -162,22 +161,31 @@ func taskOf(r reader, rec storedTask) fleet.Task {
 // made so that the newest are the highest.
 func (s *Store) Tasks(after string, limit int) (tasks []fleet.Task, err error) {
 	limit = pageLimit(limit)
-	err = s.read(func(v view) error {
-		v.scanDown(bucketTasks, []byte(after), func(k, content []byte) bool {
-			if len(tasks) == limit {
-				return false
-			}
-			var rec storedTask
-			mustDecode(bucketTasks, k, content, &rec)
-			if !rec.Building {
-				tasks = append(tasks, taskOf(v, rec))
-			}
-			return true
+	for more := true; more && err == nil && len(tasks) < limit; {
+		more = false
+		n := 0
+		err = s.read(func(v view) error {
+			v.scanDown(bucketTasks, []byte(after), func(k, content []byte) bool {
+				if more = n == taskStep; more || len(tasks) == limit {
+					return false
+				}
+				var rec storedTask
+				mustDecode(bucketTasks, k, content, &rec)
+				if !rec.Building {
+					tasks = append(tasks, taskOf(v, rec))
+				}
+				after = string(k)
+				n++
+				return true
+			})
+			return nil
 		})
-		return nil
-	})
+	}
 	return tasks, err
 }
+
+// taskStep is how many tasks one transaction lists: each may hold 128 KiB.
+const taskStep = 100
 
 // SubTasks returns up to limit (at most 5,000) targets with numbers above after.
 func (s *Store) SubTasks(taskID string, after uint32, limit int) (subs []fleet.SubTask, err error) {

@@ -5,7 +5,6 @@ package raftstore
 
 import (
 	"bytes"
-	"encoding/binary"
 	"slices"
 
 	"muster/fleet"
@@ -218,6 +217,3 @@ func (c *change) keysOf(b bucket, prefix []byte, limit int) (keys [][]byte, more
 	})
 	return keys, more
 }
-
-// splitResultKey is the reverse of resultKey.
-func splitResultKey(key []byte) uint32 { return binary.BigEndian.Uint32(key[len(key)-4:]) }
