@@ -15,7 +15,7 @@ func TestExactCount(t *testing.T) {
 	for _, compression := range []string{"snappy", "gzip", "zstd", "identity"} {
 		t.Run(compression, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				const agents, records = 10, 3000
+				const agents, records = 4, 2500
 				w := newWorld(t)
 				c := w.center("10.1.0.1", simagent.ServerName, nil)
 				w.sd(sdHost, lists("10.1.0.1"))

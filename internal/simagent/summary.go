@@ -9,12 +9,28 @@ import (
 	"sync/atomic"
 )
 
-// counters count since New, over all agents.
+// counters count since New, over all agents. Their fields are Summary's.
 type counters struct {
-	connected, finished, exits, restarts, unclean                      atomic.Int64
-	made, sent, others, dropped, failed, messages                      atomic.Int64
-	lookups, lookupFailures, dials, dialFailures, streams, reconnects  atomic.Int64
-	bytesOut, bytesIn                                                  atomic.Int64
+	agentCounters
+	recordCounters
+	networkCounters
+	commandCounters
+}
+
+type agentCounters struct {
+	connected, finished, unclean, exits, restarts atomic.Int64
+}
+
+type recordCounters struct {
+	made, sent, others, dropped, failed, messages atomic.Int64
+}
+
+type networkCounters struct {
+	lookups, lookupFailures, dials, dialFailures atomic.Int64
+	streams, reconnects, bytesOut, bytesIn       atomic.Int64
+}
+
+type commandCounters struct {
 	configs, wiped, updates, tasks, tasksDropped, uploads, uploadFails atomic.Int64
 }
 
