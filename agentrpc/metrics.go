@@ -43,7 +43,7 @@ type metrics struct {
 	messages, records, bytes, normalised prometheus.Counter
 	recordsLost                          prometheus.Counter
 	refused                              *prometheus.CounterVec
-	replaced, reset                      prometheus.Counter
+	closed                               *prometheus.CounterVec // by cause
 	pushes, pushFailures                 prometheus.Counter
 	agentErrors                          prometheus.Counter
 	tasks                                *prometheus.CounterVec // by outcome
@@ -77,8 +77,6 @@ func newMetrics(reg prometheus.Registerer, sessions, connections func() float64)
 	m.bytes = counter("received_bytes_total", "Bytes of messages received, decompressed.")
 	m.normalised = counter("normalised_records_total", "Records that carried other fields than their three, which were removed.")
 	m.recordsLost = counter("lost_records_total", "Records received that the record log did not take.")
-	m.replaced = counter("replaced_sessions_total", "Sessions closed because the agent opened a newer stream.")
-	m.reset = counter("reset_sessions_total", "Sessions closed because an operator asked for it.")
 	m.pushes = counter("pushes_total", "Configs written to agents.")
 	m.pushFailures = counter("push_failures_total", "Configs and tasks that could not be written to a stream.")
 	m.agentErrors = counter("agent_errors_total", "Error records (1010, 1011) of agents and plugins.")
@@ -88,6 +86,7 @@ func newMetrics(reg prometheus.Registerer, sessions, connections func() float64)
 		all = append(all, string(r))
 	}
 	m.refused = vector("refused_total", "Connections, streams and messages refused.", "reason", all...)
+	m.closed = vector("closed_sessions_total", "Sessions closed by this node: a newer stream of the agent, or an operator's reset.", "cause", "replaced", "reset")
 	m.tasks = vector("tasks_total", "Tasks of agents by what became of their sending.", "outcome", "written", "not_granted", "cancelled", "failed")
 	m.results = vector("results_total", "Results of tasks.", "outcome", "stored", "refused", "unknown_token", "repeated", "lost")
 	m.reports = vector("reports_total", "Agents reported to the inventory.", "outcome", "stored", "refused", "dropped")

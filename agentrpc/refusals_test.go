@@ -6,6 +6,7 @@ package agentrpc_test
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"io"
 	"strings"
 	"testing"
@@ -81,7 +82,7 @@ func TestUndecodableMessage(t *testing.T) {
 func TestMessageOf11MiB(t *testing.T) {
 	inBubble(t, func(t *testing.T, w *world) {
 		a := w.open("a1", nil)
-		if err := a.stream.Send(&agentpb.RawData{AgentId: "a1", Records: []*agentpb.Record{{Body: make([]byte, 11<<20)}}}); err != nil && err != io.EOF {
+		if err := a.stream.Send(&agentpb.RawData{AgentId: "a1", Records: []*agentpb.Record{{Body: make([]byte, 11<<20)}}}); err != nil && !errors.Is(err, io.EOF) {
 			t.Fatal(err)
 		}
 		w.refused(a, codes.ResourceExhausted, "too_large")
@@ -129,7 +130,7 @@ func TestSilentStream(t *testing.T) {
 		// One message is enough for ever.
 		b := w.open("a1", nil)
 		b.send(record(59))
-		time.Sleep(time.Hour)
+		pass(time.Hour)
 		b.send(record(59))
 		if n := len(w.log.of("a1")); n != 2 {
 			t.Errorf("%d records, want 2", n)
@@ -269,7 +270,7 @@ func TestConnectionLimit(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			defer conn.Close() //nolint:revive // all of them stay open
+			defer conn.Close()
 		}
 		w.eventually("open", time.Second, func() bool { return w.metric("connections") == float64(limit) })
 		extra, err := w.net.Host(agentIP).DialContext(context.Background(), "tcp", serverIP+":"+agentPort)

@@ -149,9 +149,28 @@ func (q *results) flush(ctx context.Context) {
 	q.logs.logger.Error("results lost at the end: their tasks will end as unknown", "count", lost)
 }
 
-// reply turns a reply record into a result. It blocks while the queue is full.
+// reply deals with a reply record. It blocks while the queue is full.
 func (s *Server) reply(sess *session, n notable, now int64) error {
-	r := fleet.TaskResult{AgentID: sess.id, DataType: n.dataType, At: now}
+	r, ok := resultOf(n)
+	if !ok {
+		s.metrics.undecodableBodies.Inc()
+		return nil
+	}
+	r.AgentID, r.At = sess.id, now
+	if skip := s.needless(r); skip != "" {
+		s.metrics.results.WithLabelValues(skip).Inc()
+		return nil
+	}
+	if !s.parts.results.add(sess.line.appendCtx, r) {
+		s.metrics.results.WithLabelValues("lost").Inc()
+		return status.Error(codes.Unavailable, "results cannot be taken now")
+	}
+	return nil
+}
+
+// resultOf reads a reply record; ok is false when it is unreadable.
+func resultOf(n notable) (r fleet.TaskResult, ok bool) {
+	r.DataType = n.dataType
 	err := eachField(n.body, func(k, v []byte) {
 		switch string(k) {
 		case "token":
@@ -162,10 +181,6 @@ func (s *Server) reply(sess *session, n notable, now int64) error {
 			r.Message = string(clip(v, fleet.MaxResultBytes))
 		}
 	})
-	if err != nil {
-		s.metrics.undecodableBodies.Inc()
-		return nil
-	}
 	switch {
 	case n.dataType == fleet.DataTypeVerification: // only its text is kept
 	case r.Status == statusSucceed:
@@ -173,15 +188,7 @@ func (s *Server) reply(sess *session, n notable, now int64) error {
 	default:
 		r.State = fleet.SubTaskFailed
 	}
-	if skip := s.needless(r); skip != "" {
-		s.metrics.results.WithLabelValues(skip).Inc()
-		return nil
-	}
-	if !s.parts.results.add(sess.line.appendCtx, r) {
-		s.metrics.results.WithLabelValues("lost").Inc()
-		return status.Error(codes.Unavailable, "results cannot be taken now")
-	}
-	return nil
+	return r, err == nil
 }
 
 // needless names why a result need not be proposed, "" if it must be: agents

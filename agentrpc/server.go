@@ -134,8 +134,7 @@ func (s *Server) newGRPC() *grpc.Server {
 		grpc.StaticStreamWindowSize(streamWindowBytes),
 		grpc.StaticConnWindowSize(connWindowBytes),
 		grpc.ReadBufferSize(ioBufferBytes),
-		grpc.WriteBufferSize(ioBufferBytes),
-		grpc.SharedWriteBuffer(true),
+		grpc.WriteBufferSize(ioBufferBytes), // shared between connections, by default
 		grpc.WaitForHandlers(true),
 		grpc.KeepaliveParams(keepalive.ServerParameters{
 			Time: pingAfter, Timeout: pingTimeout, MaxConnectionIdle: idleWithoutCalls,

@@ -89,7 +89,7 @@ func TestNewestStreamWins(t *testing.T) {
 		if n := len(w.log.of("a1")); n != 4 {
 			t.Errorf("%d records, want 4", n)
 		}
-		if n := w.metric("replaced_sessions_total"); n != 1 {
+		if n := w.metric("closed_sessions_total", "cause", "replaced"); n != 1 {
 			t.Errorf("replaced: %v, want 1", n)
 		}
 		newer.cancel()

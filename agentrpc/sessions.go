@@ -61,7 +61,7 @@ func (s *Server) Reset(agentIDs []string) map[string]error {
 		}
 		out[id] = nil
 		if sess.end(status.Error(codes.Aborted, "the stream was reset by an operator")) {
-			s.metrics.reset.Inc()
+			s.metrics.closed.WithLabelValues("reset").Inc()
 		}
 	}
 	return out

@@ -101,11 +101,12 @@ func (s *Server) receiveError(sess *session, err error) error {
 	if errors.Is(err, io.EOF) { // the agent has ended the stream
 		return nil
 	}
-	switch status.Code(err) {
-	case codes.ResourceExhausted:
+	code := status.Code(err)
+	if code == codes.ResourceExhausted {
 		s.logs.warn("message too large", "remote", sess.peer.addr, "agent_id", sess.id, "error", err)
 		return s.refuse(reasonTooLarge, codes.ResourceExhausted, fmt.Sprintf("a message is larger than %d bytes", maxMessageBytes))
-	case codes.Internal: // broken frame or compression
+	}
+	if code == codes.Internal { // broken frame or compression
 		return s.undecodable(sess, err)
 	}
 	return err // the connection or the stream is gone
@@ -180,7 +181,7 @@ func (s *Server) join(sess *session, m *message) error {
 	case added:
 	}
 	if sess.previous != nil && sess.previous.end(status.Error(codes.Aborted, "the agent has opened a newer stream")) {
-		s.metrics.replaced.Inc()
+		s.metrics.closed.WithLabelValues("replaced").Inc()
 	}
 	// A change between the look-up and the entry would have been missed.
 	if _, err := s.desired(sess, id); err != nil {

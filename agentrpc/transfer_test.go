@@ -5,13 +5,12 @@ package agentrpc_test
 
 import (
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"google.golang.org/grpc"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/testing/protocmp"
-
-	"time"
 
 	"muster/fleet"
 	"muster/internal/agentpb"

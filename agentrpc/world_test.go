@@ -311,4 +311,7 @@ func (w *world) eventually(what string, within time.Duration, ok func() bool) {
 	}
 }
 
+// pass lets time go by in the bubble.
+func pass(d time.Duration) { time.Sleep(d) }
+
 var errAway = errors.New("away")
