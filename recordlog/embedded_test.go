@@ -5,6 +5,7 @@ package recordlog_test
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -96,13 +97,30 @@ func appendAll(t *testing.T, l *recordlog.Log, values ...string) {
 			t.Fatal(err)
 		}
 	}
+	eventually(t, func() string {
+		if l.Ledger().Pending == 0 {
+			return ""
+		}
+		return fmt.Sprintf("still pending: %+v", l.Ledger())
+	})
+}
+
+// eventually waits until wrong finds nothing wrong, at most 10 s.
+func eventually(t *testing.T, wrong func() string) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
-	for l.Ledger().Pending > 0 {
+	for {
+		why := wrong()
+		if why == "" {
+			return
+		}
 		select {
 		case <-tick.C:
-		case <-t.Context().Done():
-			t.Fatalf("still pending: %+v", l.Ledger())
+		case <-ctx.Done():
+			t.Fatal(why)
 		}
 	}
 }
@@ -176,7 +194,8 @@ func tearTail(t *testing.T, dir string) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := os.WriteFile(path, append(data, data[:len(data)/2]...), 0o600); err != nil {
+		batch := 12 + int(binary.BigEndian.Uint32(data[8:])) // of the first
+		if err := os.WriteFile(path, append(data, data[:batch/2]...), 0o600); err != nil {
 			t.Fatal(err)
 		}
 		torn++
@@ -244,15 +263,12 @@ func TestEmbeddedRetention(t *testing.T) {
 		o.RetentionBytes = smaller
 		o.Topics["k8s"] = 1
 	})
-	tick := time.NewTicker(5 * time.Millisecond)
-	defer tick.Stop()
-	for diskUse(t, dir) > smaller*110/100*2/3 {
-		select {
-		case <-tick.C:
-		case <-t.Context().Done():
-			t.Fatalf("disk use %d with two of three partitions filled and a setting of %d", diskUse(t, dir), smaller)
+	eventually(t, func() string {
+		if use := diskUse(t, dir); use > smaller*110/100*2/3 {
+			return fmt.Sprintf("disk use %d with two of three partitions filled and a setting of %d", use, smaller)
 		}
-	}
+		return ""
+	})
 	stop()
 }
 
@@ -269,15 +285,12 @@ func TestEmbeddedDiskTrouble(t *testing.T) {
 	if err := l.Append(t.Context(), "agent-1", [][]byte{[]byte("precious")}, nil); err != nil {
 		t.Fatal(err)
 	}
-	tick := time.NewTicker(5 * time.Millisecond)
-	defer tick.Stop()
-	for !strings.Contains(l.Status().LastError, "refused a batch") {
-		select {
-		case <-tick.C:
-		case <-t.Context().Done():
-			t.Fatalf("no batch was refused: %+v", l.Status())
+	eventually(t, func() string {
+		if strings.Contains(l.Status().LastError, "refused a batch") {
+			return ""
 		}
-	}
+		return fmt.Sprintf("no batch was refused again and again: %+v", l.Status())
+	})
 	if err := os.Remove(partitions); err != nil {
 		t.Fatal(err)
 	}
