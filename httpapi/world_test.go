@@ -57,27 +57,12 @@ func newWorld(t *testing.T, change ...func(*httpapi.Options)) *world {
 	w := &world{t: t, now: start, reg: prometheus.NewRegistry(), log: &bytes.Buffer{}, health: httpapi.Health{Ready: true}}
 	w.store = newFakeStore(func() int64 { return w.clock().Unix() })
 	w.live = &fakeLive{sessions: map[string]fleet.Session{}}
-	for _, scope := range []fleet.KeyScope{fleet.KeyScopeSD, fleet.KeyScopeAgents} {
-		ak := "ak" + string(scope)
-		w.store.keys[ak] = fleet.AccessKey{AccessKey: ak, Scope: scope, CreatedAt: start.Unix()}
-		w.store.secrets[ak] = []byte("secret-of-" + ak)
-	}
+	w.seed()
 	w.dir = &fakeDirectory{members: []fleet.Member{{
 		NodeID: "n1", ServerID: "n1~0a", ClusterID: "c1", Version: "0.1.0", Format: 1,
 		AgentAddr: "192.0.2.1:6751", HTTPAddr: "192.0.2.1:6701", HTTPSAddr: "192.0.2.1:6752", SDAddr: "192.0.2.1:8088", NodeAddr: "192.0.2.1:6760",
 		Started: start.Add(-time.Hour), Load: fleet.Load{Sessions: 3, Limit: 100, Ready: true}, ReportedAt: start, Alive: true,
 	}}}
-	for level := range 9 {
-		role, _ := fleet.RoleOfLevel(level)
-		if own, _ := role.Level(); own != level {
-			continue
-		}
-		w.store.users[string(role)] = fleet.User{Name: string(role), Level: level, PasswordHash: "hash:secret", CreatedAt: start.Unix()}
-		w.store.tokens["t-"+string(role)] = fleet.Token{
-			ID: "t-" + string(role), Hash: hashText(token(role)), User: string(role), Kind: fleet.TokenAPI,
-			CreatedAt: start.Unix(), LastUsedAt: start.Unix(), ExpiresAt: start.Add(24 * time.Hour).Unix(),
-		}
-	}
 	opts := httpapi.Options{
 		Logger: slog.New(slog.NewTextHandler(w.log, nil)), Registerer: w.reg, Gatherer: w.reg, Now: w.clock,
 		State: httpapi.State{
@@ -100,6 +85,26 @@ func newWorld(t *testing.T, change ...func(*httpapi.Options)) *world {
 	}
 	w.api = api
 	return w
+}
+
+// seed puts back the users, tokens and keys that every test begins with.
+func (w *world) seed() {
+	for level := range 9 {
+		role, _ := fleet.RoleOfLevel(level)
+		if own, _ := role.Level(); own != level {
+			continue
+		}
+		w.store.users[string(role)] = fleet.User{Name: string(role), Level: level, PasswordHash: "hash:secret", CreatedAt: start.Unix()}
+		w.store.tokens["t-"+string(role)] = fleet.Token{
+			ID: "t-" + string(role), Hash: hashText(token(role)), User: string(role), Kind: fleet.TokenAPI,
+			CreatedAt: start.Unix(), LastUsedAt: start.Unix(), ExpiresAt: start.Add(24 * time.Hour).Unix(),
+		}
+	}
+	for _, scope := range []fleet.KeyScope{fleet.KeyScopeSD, fleet.KeyScopeAgents} {
+		ak := "ak" + string(scope)
+		w.store.keys[ak] = fleet.AccessKey{AccessKey: ak, Scope: scope, CreatedAt: start.Unix()}
+		w.store.secrets[ak] = []byte("secret-of-" + ak)
+	}
 }
 
 func (w *world) clock() time.Time {
