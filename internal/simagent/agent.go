@@ -131,7 +131,7 @@ func (a *agent) run(ctx context.Context, delay time.Duration) {
 		}
 		a.stopPlugins()
 		a.fleet.counters.exits.Add(1)
-		a.log.Debug("agent exited", "gave_up", end == endGaveUp)
+		a.log.Info("agent exited", "gave_up", end == endGaveUp)
 		if !a.fleet.opts.Systemd || !sleep(ctx, restartWait) {
 			return
 		}
@@ -151,7 +151,7 @@ func (a *agent) live(ctx context.Context) ending {
 			return endStopped
 		case err != nil:
 			failures++
-			a.log.Debug("no connection", "failures", failures, "error", err)
+			a.log.Info("no connection", "failures", failures, "error", err)
 			if failures == maxFailures {
 				a.fleet.gaveUp.add(err)
 				return endGaveUp

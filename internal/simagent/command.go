@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"muster/internal/agentpb"
 )
@@ -29,7 +31,9 @@ func (s *session) receive(ctx context.Context, conn *grpc.ClientConn) {
 		command, err := s.stream.Recv()
 		if err != nil {
 			s.clean = errors.Is(err, io.EOF)
-			s.log.Debug("stream ended", "error", err)
+			if !s.clean && status.Code(err) != codes.Canceled { // neither side ended it on purpose
+				s.log.Info("stream ended", "error", err)
+			}
 			return
 		}
 		if hook := s.fleet.opts.Hooks.OnCommand; hook != nil {
@@ -139,15 +143,15 @@ func (a *agent) pluginTask(task *agentpb.Task) {
 	a.mu.Lock()
 	_, loaded := a.plugins[task.GetName()]
 	a.mu.Unlock()
-	status, msg := statusSucceed, ""
+	outcome, msg := statusSucceed, ""
 	if answer := a.fleet.opts.Hooks.Answer; loaded && answer != nil {
-		status, msg, loaded = answer(a.id, task)
+		outcome, msg, loaded = answer(a.id, task)
 	}
 	if !loaded {
 		a.fleet.counters.tasksDropped.Add(1)
 		return
 	}
-	a.reply(entry{dataType: replyType(task.GetDataType()), body: replyBody(task.GetToken(), status, msg)}, a.addPlugin)
+	a.reply(entry{dataType: replyType(task.GetDataType()), body: replyBody(task.GetToken(), outcome, msg)}, a.addPlugin)
 }
 
 // replyType is the data type of the answer to a plugin's task.
@@ -166,8 +170,8 @@ func (a *agent) fail(token, msg string) {
 	a.reply(entry{dataType: typeTaskResult, body: replyBody(token, statusFailed, msg)}, a.addOwn)
 }
 
-func replyBody(token, status, msg string) []byte {
-	return appendFields(nil, "token", token, "status", status, "msg", msg)
+func replyBody(token, outcome, msg string) []byte {
+	return appendFields(nil, "token", token, "status", outcome, "msg", msg)
 }
 
 // reply puts a task's outcome into the buffer, behind what came up before it.

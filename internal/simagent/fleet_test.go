@@ -4,6 +4,7 @@
 package simagent_test
 
 import (
+	"bytes"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
@@ -155,6 +156,8 @@ func TestBrokenStreamLosesWhatWasUnderWay(t *testing.T) {
 		w.sd(sdHost, lists("10.1.0.1", "10.1.0.2"))
 		opts := w.options()
 		opts.Load.Rate, opts.Load.Records = 1000, 20_000
+		var logged bytes.Buffer
+		opts.Logger = slog.New(slog.NewTextHandler(&logged, nil))
 		f := w.start(opts)
 		time.Sleep(3*time.Second + 50*time.Millisecond)
 		w.net.Kill("10.1.0.1")
@@ -164,6 +167,9 @@ func TestBrokenStreamLosesWhatWasUnderWay(t *testing.T) {
 		s := f.Summary()
 		if s.Records.Made != 20_000 || s.Agents.Finished != 1 || s.Network.Reconnects < 1 || len(c.records(59)) != 3000 {
 			t.Errorf("%d records before the kill; summary:\n%v", len(c.records(59)), s)
+		}
+		if n := strings.Count(logged.String(), `msg="stream ended"`); n != 1 {
+			t.Errorf("the lost stream was logged %d times:\n%s", n, &logged)
 		}
 	})
 }

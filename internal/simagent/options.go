@@ -65,7 +65,8 @@ type Options struct {
 	FilesDir string
 	// Hooks let tests look and interfere.
 	Hooks Hooks
-	// Logger gets what agents would log. Debug level has each agent's steps.
+	// Logger gets at Info level why agents did not connect, lost their stream or
+	// ended; there may be thousands of them.
 	Logger *slog.Logger
 }
 

@@ -56,7 +56,7 @@ func (a *agent) session(ctx context.Context, conn *grpc.ClientConn) ending {
 	defer stop()
 	stream, err := agentpb.NewTransferClient(conn).Transfer(streamCtx, a.fleet.callOptions...)
 	if err != nil {
-		a.log.Debug("no stream", "error", err)
+		a.log.Info("no stream", "error", err)
 		return endStream
 	}
 	a.fleet.counters.streams.Add(1)
@@ -174,7 +174,7 @@ func (s *session) send(now time.Time) bool {
 		entries = entries[len(part):]
 		if err := s.sendOne(b, part, version); err != nil {
 			s.fleet.counters.failed.Add(int64(len(part) + len(entries)))
-			s.log.Debug("send failed", "error", err)
+			s.log.Info("send failed", "error", err)
 			if !errors.Is(err, io.EOF) {
 				s.cancel()
 			}
