@@ -231,9 +231,11 @@ func diskUse(t *testing.T, dir string) (n int64) {
 }
 
 func TestEmbeddedRetention(t *testing.T) {
-	const retention = 24 << 20
+	const retention = 12 << 20
 	dir := t.TempDir()
-	e, stop := serve(t, dir, func(o *recordlog.EmbeddedOptions) { o.RetentionBytes = retention }) // 2 partitions
+	e, stop := serve(t, dir, func(o *recordlog.EmbeddedOptions) {
+		o.RetentionBytes, o.Topics = retention, map[string]int{topic: 1}
+	})
 	l, stopLog := writeTo(t, e)
 	record := make([]byte, 60_000)
 	var written, most int64
@@ -258,14 +260,13 @@ func TestEmbeddedRetention(t *testing.T) {
 	}
 
 	// Topics that exist take over a smaller share.
-	const smaller = retention // of three partitions, so 16 MiB for the two that are full
+	const smaller = 16 << 20 // of two partitions, so 8 MiB for the one that is full
 	_, stop = serve(t, dir, func(o *recordlog.EmbeddedOptions) {
-		o.RetentionBytes = smaller
-		o.Topics["k8s"] = 1
+		o.RetentionBytes, o.Topics = smaller, map[string]int{topic: 1, "k8s": 1}
 	})
 	eventually(t, func() string {
-		if use := diskUse(t, dir); use > smaller*110/100*2/3 {
-			return fmt.Sprintf("disk use %d with two of three partitions filled and a setting of %d", use, smaller)
+		if use := diskUse(t, dir); use > smaller*110/100/2 {
+			return fmt.Sprintf("disk use %d with one of two partitions filled and a setting of %d", use, smaller)
 		}
 		return ""
 	})
