@@ -52,8 +52,7 @@ func (a *app) report(err error) int {
 		return exitOK
 	}
 	_, _ = fmt.Fprintln(a.err, "muster:", strings.ReplaceAll(a.explain(err), "\n", " "))
-	var wrong usageError
-	if errors.As(err, &wrong) {
+	if _, wrong := errors.AsType[usageError](err); wrong {
 		return exitUsage
 	}
 	return exitFailed

@@ -210,10 +210,3 @@ func few(values []string) string {
 	}
 	return fmt.Sprintf("%s,+%d", strings.Join(values[:3], ","), len(values)-3)
 }
-
-func yesNo(b bool) string {
-	if b {
-		return "yes"
-	}
-	return "no"
-}

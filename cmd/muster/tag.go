@@ -45,7 +45,7 @@ func (c *tagListCmd) Run(a *app) error {
 type taggedAgents struct {
 	Tag     string   `arg:"" help:"The tag."`
 	IDs     []string `arg:"" name:"id" optional:"" help:"The agents' IDs."`
-	IDsFile string   `help:"File with more IDs, one a line; - reads standard input." placeholder:"FILE"`
+	IDsFile string   `name:"ids-file" help:"File with more IDs, one a line; - reads standard input." placeholder:"FILE"`
 }
 
 // maxTagBatch is how many IDs go in one request.

@@ -90,8 +90,14 @@ func (a *app) taskTable(k apiv1.Task) *table {
 		name string
 		n    int
 	}{
-		{"waiting", n.Waiting}, {"pending", n.Pending}, {"sent", n.Sent}, {"succeeded", n.Succeeded},
-		{"failed", n.Failed}, {"unknown", n.Unknown}, {"expired", n.Expired}, {"cancelled", n.Cancelled},
+		{"waiting", n.Waiting},
+		{"pending", n.Pending},
+		{"sent", n.Sent},
+		{"succeeded", n.Succeeded},
+		{"failed", n.Failed},
+		{"unknown", n.Unknown},
+		{"expired", n.Expired},
+		{"cancelled", n.Cancelled},
 	} {
 		if part.n > 0 {
 			t.add("  "+part.name, strconv.Itoa(part.n))

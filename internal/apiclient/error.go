@@ -43,8 +43,8 @@ func (e *Error) Error() string {
 
 // IsStatus tells whether err is a problem of that HTTP status.
 func IsStatus(err error, status int) bool {
-	var e *Error
-	return errors.As(err, &e) && e.Status == status
+	e, ok := errors.AsType[*Error](err)
+	return ok && e.Status == status
 }
 
 // problem reads the body of a refusal. What is not problem+json comes from
@@ -90,8 +90,7 @@ func (u *Unreachable) Unwrap() error { return u.Err }
 
 func unreachable(base *url.URL, err error) error {
 	// url.Error repeats the method and the whole URL, which helps nobody here.
-	var wrapped *url.Error
-	if errors.As(err, &wrapped) {
+	if wrapped, ok := errors.AsType[*url.Error](err); ok {
 		err = wrapped.Err
 	}
 	out := &Unreachable{Addr: base.String(), Err: err}

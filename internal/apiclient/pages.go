@@ -6,6 +6,7 @@ package apiclient
 import (
 	"context"
 	"iter"
+	"maps"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -19,9 +20,7 @@ import (
 func All[T any](ctx context.Context, c *Client, path string, query url.Values, limit int) iter.Seq2[T, error] {
 	return func(yield func(T, error) bool) {
 		q := url.Values{}
-		for k, v := range query {
-			q[k] = v
-		}
+		maps.Copy(q, query)
 		for left := limit; ; {
 			size := apiv1.MaxPageLimit
 			if limit > 0 {
