@@ -44,18 +44,13 @@ func (d delegate) NotifyMsg(b []byte) {
 			g.metrics.ignore(reasonMalformed)
 			return
 		}
-		g.take(r, time.Now())
+		news, ignored := g.registry.merge(r, time.Now())
+		g.metrics.ignore(ignored)
+		if news {
+			g.spread(r)
+		}
 	default:
 		g.metrics.ignore(reasonUnknownKind)
-	}
-}
-
-// take merges a registration and passes it on when it is news.
-func (g *Mesh) take(r registration, now time.Time) {
-	news, ignored := g.registry.merge(r, now)
-	g.metrics.ignore(ignored)
-	if news {
-		g.spread(r)
 	}
 }
 
@@ -66,12 +61,7 @@ func (g *Mesh) spread(r registration) {
 	if g.view.countAlive() < 2 {
 		return
 	}
-	message, err := encodeRegistration(r)
-	if err != nil {
-		g.logger.Error("could not spread a registration", "error", err)
-		return
-	}
-	g.queue.QueueBroadcast(&broadcast{key: r.key(), message: message})
+	g.queue.QueueBroadcast(&broadcast{registration: r, queued: time.Now()})
 }
 
 // GetBroadcasts returns registrations that fit into a packet.
@@ -89,7 +79,9 @@ func (d delegate) LocalState(bool) []byte {
 	return state
 }
 
-// MergeRemoteState takes the other side of a full comparison.
+// MergeRemoteState takes the other side of a full comparison. News in it are not
+// passed on: nodes that lack them compare too, and a newcomer would otherwise
+// repeat the whole registry to those who told it.
 func (d delegate) MergeRemoteState(b []byte, _ bool) {
 	all, err := decodeState(b)
 	if err != nil {
@@ -98,7 +90,8 @@ func (d delegate) MergeRemoteState(b []byte, _ bool) {
 	}
 	now := time.Now()
 	for _, r := range all {
-		d.g.take(r, now)
+		_, ignored := d.g.registry.merge(r, now)
+		d.g.metrics.ignore(ignored)
 	}
 }
 
@@ -169,18 +162,26 @@ func (d delegate) NotifyConflict(existing, other *memberlist.Node) {
 
 // broadcast is a registration on its way.
 type broadcast struct {
-	key     fleet.ServiceKey
-	message []byte
+	registration registration
+	queued       time.Time
 }
 
 // Invalidates tells whether this one replaces another.
 func (b *broadcast) Invalidates(other memberlist.Broadcast) bool {
 	o, ok := other.(*broadcast)
-	return ok && o.key == b.key
+	return ok && o.registration.key() == b.registration.key()
 }
 
-// Message returns the bytes to send.
-func (b *broadcast) Message() []byte { return b.message }
+// Message returns the bytes to send, with the age of now.
+func (b *broadcast) Message() []byte {
+	r := b.registration
+	r.AgeMS += time.Since(b.queued).Milliseconds()
+	message, err := encodeRegistration(r)
+	if err != nil {
+		return nil // Check has seen to it that extra is JSON, and nothing else can fail
+	}
+	return message
+}
 
 // Finished does nothing: nobody waits.
 func (b *broadcast) Finished() {}

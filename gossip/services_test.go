@@ -157,17 +157,54 @@ func TestANewcomerLearnsTheWholeRegistry(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := memnet.New()
 		one := startNode(t, n, 1)
-		for i := range 3000 {
+		for i := range 1000 {
 			if _, err := one.Register(service("svc", i)); err != nil {
 				t.Fatal(err)
 			}
 		}
 		time.Sleep(20 * time.Second)
 		two := startNode(t, n, 2)
-		await(t, 10*time.Second, "n2 knows all", has(two, "svc", 3000))
+		await(t, 10*time.Second, "n2 knows all", has(two, "svc", 1000))
 		if got := two.Services("svc")[0]; time.Now().Unix()-got.UpdateAt < 20 {
 			t.Errorf("its age was lost on the way: %+v", got)
 		}
+	})
+}
+
+func TestBothSidesOfAPartitionAreMerged(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := memnet.New()
+		nodes := startThree(t, n)
+		n.Cut(ip(1))
+		for i, node := range nodes[:2] {
+			if _, err := node.Register(service(node.id, i)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		time.Sleep(20 * time.Second)
+		if len(nodes[0].Services("")) != 1 || len(nodes[2].Services("")) != 1 {
+			t.Fatalf("while cut: %v and %v", nodes[0].Services(""), nodes[2].Services(""))
+		}
+		n.Heal()
+		for _, node := range nodes {
+			await(t, 70*time.Second, node.id+" knows both", has(node, "", 2))
+		}
+	})
+}
+
+func TestTheWANProfile(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := memnet.New()
+		wan := func(o *gossip.Options) { o.Profile = gossip.ProfileWAN }
+		one, two := startNode(t, n, 1, wan), startNode(t, n, 2, wan)
+		await(t, 15*time.Second, "both see both", func() bool { return len(one.Pick(0)) == 2 && len(two.Pick(0)) == 2 })
+		start := time.Now()
+		one.stop()
+		if took := time.Since(start); took > 3*time.Second {
+			t.Errorf("leaving took %v", took)
+		}
+		await(t, 3*time.Second, "n1 is gone", func() bool { return len(two.Members()) == 1 })
+		time.Sleep(time.Minute) // memberlist's WAN probes last longer than Linger
 	})
 }
 
