@@ -6,6 +6,7 @@ package fleet
 import (
 	"errors"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 )
@@ -303,19 +304,9 @@ func anyElement(holds func(any) bool) func(any) bool {
 	return func(v any) bool {
 		switch list := v.(type) {
 		case []string:
-			for _, s := range list {
-				if holds(s) {
-					return true
-				}
-			}
-			return false
+			return slices.ContainsFunc(list, func(s string) bool { return holds(s) })
 		case []any:
-			for _, e := range list {
-				if holds(e) {
-					return true
-				}
-			}
-			return false
+			return slices.ContainsFunc(list, holds)
 		}
 		return holds(v)
 	}

@@ -14,7 +14,7 @@ import (
 	"muster/fleet"
 )
 
-// elkeidTimeLayout is how Elkeid writes a moment, in the server's time zone.
+// elkeidTimeLayout is how Elkeid writes a moment.
 const elkeidTimeLayout = "2006-01-02 15:04:05"
 
 // agentDoc is an agent as one of Elkeid's heartbeat documents: its place in the
@@ -152,11 +152,11 @@ func (d *agentDoc) stream(name string) any {
 	case "last_heartbeat_time":
 		return d.heartbeatAt()
 	case "last_heartbeat_time_format":
-		return formatTime(d.heartbeatAt())
+		return d.a.formatTime(d.heartbeatAt())
 	case "first_heartbeat_time":
 		return d.agent.FirstSeen
 	case "first_heartbeat_time_format":
-		return formatTime(d.agent.FirstSeen)
+		return d.a.formatTime(d.agent.FirstSeen)
 	case "status":
 		seen := d.agent.SeenAt
 		if s != nil {
@@ -271,9 +271,10 @@ func column(docs []map[string]any, field string) any {
 	return values
 }
 
-func formatTime(unix int64) string {
+// formatTime writes a moment in the node's time zone.
+func (a *API) formatTime(unix int64) string {
 	if unix == 0 {
 		return ""
 	}
-	return time.Unix(unix, 0).Format(elkeidTimeLayout)
+	return time.Unix(unix, 0).In(a.opts.Now().Location()).Format(elkeidTimeLayout)
 }

@@ -6,7 +6,6 @@ package httpapi
 import (
 	"context"
 	"fmt"
-	"time"
 
 	"muster/fleet"
 )
@@ -14,9 +13,11 @@ import (
 // scanBatch is how many agents, tasks or sub-tasks are read at once.
 const scanBatch = 1000
 
-// compileFilter makes a client's filter ready; its moments are in this
-// machine's time zone, as Elkeid has it.
-func compileFilter(f fleet.Filter) (*fleet.Matcher, error) { return f.Compile(time.Local) }
+// compileFilter makes a client's filter ready; its moments are in the node's
+// time zone, as Elkeid has it.
+func (a *API) compileFilter(f fleet.Filter) (*fleet.Matcher, error) {
+	return f.Compile(a.opts.Now().Location())
+}
 
 // eachAgent calls fn for every agent of the inventory, by ID, until fn returns
 // false or the request's time is over.
@@ -46,7 +47,7 @@ func (a *API) eachAgent(ctx context.Context, fn func(fleet.Agent) bool) error {
 // the value of orderKey if that is not empty. Documents are not built for it,
 // nor kept: a fleet may have a million.
 func (a *API) findAgents(ctx context.Context, f fleet.Filter, orderKey string) ([]found[string], error) {
-	m, err := compileFilter(f)
+	m, err := a.compileFilter(f)
 	if err != nil {
 		return nil, err
 	}

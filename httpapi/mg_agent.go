@@ -55,7 +55,7 @@ func (a *API) agentFilter(w http.ResponseWriter, r *http.Request, _ *call) error
 
 // writeAgents answers with the page of q of the agents that f chooses.
 func (a *API) writeAgents(w http.ResponseWriter, r *http.Request, q pageQuery, f fleet.Filter) error {
-	m, err := compileFilter(f)
+	m, err := a.compileFilter(f)
 	if err != nil {
 		return err
 	}

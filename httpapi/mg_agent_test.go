@@ -9,7 +9,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -18,9 +17,6 @@ import (
 )
 
 func TestAgentDocuments(t *testing.T) {
-	local := time.Local
-	time.Local = time.UTC
-	t.Cleanup(func() { time.Local = local })
 	w := newWorld(t)
 	w.addAgent("a-live", true, "prod", "web")
 	w.addAgent("a-off", false)

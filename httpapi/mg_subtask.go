@@ -91,7 +91,7 @@ func (a *API) subTaskFilter(w http.ResponseWriter, r *http.Request, _ *call) err
 
 // findSubTasks searches the newest tasks first, or one alone if the filter names it.
 func (a *API) findSubTasks(ctx context.Context, f fleet.Filter, q pageQuery) ([]found[subTaskHit], error) {
-	m, err := compileFilter(f)
+	m, err := a.compileFilter(f)
 	if err != nil {
 		return nil, err
 	}

@@ -101,7 +101,7 @@ func (a *API) elkeidTargets(r *http.Request, b taskRequest) ([]string, error) {
 		ids = append(ids, tagged...)
 	}
 	if b.Filter != nil {
-		m, err := compileFilter(*b.Filter)
+		m, err := a.compileFilter(*b.Filter)
 		if err != nil {
 			return nil, err
 		}
@@ -253,7 +253,7 @@ func (a *API) taskFilter(w http.ResponseWriter, r *http.Request, _ *call) error 
 	if err := decodeJSON(r, &f); err != nil {
 		return err
 	}
-	m, err := compileFilter(f)
+	m, err := a.compileFilter(f)
 	if err != nil {
 		return err
 	}

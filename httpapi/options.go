@@ -26,6 +26,7 @@ type Options struct {
 	Registerer prometheus.Registerer
 	Gatherer   prometheus.Gatherer // what GET /metrics shows
 	// Now is the clock of tokens, signatures and throttles; nil means time.Now.
+	// Its time zone is the one in which Elkeid's routes write and read moments.
 	Now func() time.Time
 
 	State     State
