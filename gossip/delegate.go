@@ -135,7 +135,9 @@ func (d delegate) notify(n *memberlist.Node) {
 		return
 	}
 	addr := netip.AddrPortFrom(ip.Unmap(), n.Port)
-	if d.g.view.setAlive(facts, addr) {
+	isNew, ignored := d.g.view.setAlive(facts, addr)
+	d.g.metrics.ignore(ignored)
+	if isNew {
 		d.g.logger.Info("node joined", "node", n.Name, "address", addr.String(), "version", facts.Version)
 	}
 }

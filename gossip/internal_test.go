@@ -206,7 +206,9 @@ func TestOnlyNewerReportsCount(t *testing.T) {
 		t.Errorf("unknown node: %q", got)
 	}
 	other := fleet.Member{NodeID: "other", Started: testNow}
-	if !v.setAlive(other, v.nodes["self"].addr) || v.setAlive(other, v.nodes["self"].addr) {
+	first, _ := v.setAlive(other, v.nodes["self"].addr)
+	again, _ := v.setAlive(other, v.nodes["self"].addr)
+	if !first || again {
 		t.Error("setAlive does not tell whether the node is new")
 	}
 	for _, tt := range []struct {
@@ -242,7 +244,10 @@ func TestDeadNodesAreForgottenInTheEnd(t *testing.T) {
 func TestTheListIsBounded(t *testing.T) {
 	v := newView(fleet.Member{NodeID: "self"}, testNow)
 	for i := range maxMembers + 10 {
-		v.setAlive(fleet.Member{NodeID: fmt.Sprint("n", i)}, v.nodes["self"].addr)
+		_, ignored := v.setAlive(fleet.Member{NodeID: fmt.Sprint("n", i)}, v.nodes["self"].addr)
+		if full := i >= maxMembers-1; full != (ignored == reasonTooManyNodes) {
+			t.Fatalf("node %d: ignored %q", i, ignored)
+		}
 	}
 	if got := len(*v.snapshot.Load()); got != maxMembers {
 		t.Errorf("%d members", got)

@@ -15,6 +15,7 @@ const (
 	reasonUnknownNode  = "unknown_node"
 	reasonStale        = "stale"
 	reasonRegistryFull = "registry_full"
+	reasonTooManyNodes = "too_many_nodes"
 )
 
 type metrics struct {

@@ -98,13 +98,13 @@ func (v *view) subscribe() (<-chan struct{}, func()) {
 }
 
 // setAlive notes that a node is there, or its new facts. It reports whether the
-// node was not there before.
-func (v *view) setAlive(facts fleet.Member, addr netip.AddrPort) (isNew bool) {
+// node was not there before, and why it was ignored, if it was.
+func (v *view) setAlive(facts fleet.Member, addr netip.AddrPort) (isNew bool, ignored string) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	old, known := v.nodes[facts.NodeID]
 	if !known && len(v.nodes) >= maxMembers {
-		return false
+		return false, reasonTooManyNodes
 	}
 	facts.Alive = true
 	if known && old.member.Started.Equal(facts.Started) {
@@ -112,7 +112,7 @@ func (v *view) setAlive(facts fleet.Member, addr netip.AddrPort) (isNew bool) {
 	}
 	v.nodes[facts.NodeID] = &node{member: facts, addr: addr}
 	v.changed()
-	return !known || !old.member.Alive
+	return !known || !old.member.Alive, ""
 }
 
 // setFacts replaces the facts about this node.
