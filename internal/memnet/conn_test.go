@@ -117,6 +117,20 @@ func TestCloseIsSeenByBoth(t *testing.T) {
 	})
 }
 
+func TestCloseReadRefusesThePeersBytes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		client, server := pipe(t, memnet.New())
+		if err := server.(*memnet.Conn).CloseRead(); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := client.Write([]byte("x")); !errors.Is(err, syscall.EPIPE) {
+			t.Fatalf("write: %v", err)
+		}
+		write(t, server, "still") // the other direction stays open
+		readString(t, client, 5)
+	})
+}
+
 func TestFullBufferHoldsTheWriter(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		client, server := pipe(t, memnet.New())
