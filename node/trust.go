@@ -219,7 +219,11 @@ func (t *trust) bundle(r pki.Request) (httpapi.Bundle, error) {
 	if err != nil {
 		return httpapi.Bundle{}, err
 	}
-	return httpapi.Bundle{CA: ca.CertPEM(), Cert: pair.CertPEM, Key: pair.KeyPEM}, nil
+	cert, err := pair.TLS()
+	if err != nil {
+		return httpapi.Bundle{}, err
+	}
+	return httpapi.Bundle{CA: ca.CertPEM(), Cert: pair.CertPEM, Key: pair.KeyPEM, NotAfter: cert.Leaf.NotAfter}, nil
 }
 
 // ends tells when the certificates in use end.

@@ -116,6 +116,21 @@ func New(t testing.TB, extra ...string) *Node {
 	return n
 }
 
+// Set replaces the value of one of the arguments that New chose.
+func (n *Node) Set(flag, value string) {
+	n.t.Helper()
+	for i, a := range n.args {
+		if a == flag {
+			n.args[i+1] = value
+			if flag == "--data-dir" {
+				n.Dir = value
+			}
+			return
+		}
+	}
+	n.t.Fatalf("no argument %s", flag)
+}
+
 // Start starts the process and waits until it is ready.
 func (n *Node) Start() {
 	n.t.Helper()
