@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"net"
 	"sync"
+	"syscall"
 	"testing"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -80,7 +81,7 @@ func BenchmarkDelivered(b *testing.B) {
 			}
 			b.SetBytes(100 * 600)
 			b.ReportAllocs()
-			i := 0
+			i, before := 0, cpuTime(b)
 			for b.Loop() {
 				i++
 				if err := l.Append(b.Context(), keys[i%len(keys)], records, suffix); err != nil {
@@ -94,9 +95,20 @@ func BenchmarkDelivered(b *testing.B) {
 			if d := l.Ledger(); d.Delivered != d.Received {
 				b.Fatalf("ledger = %+v", d)
 			}
-			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/100, "ns/record")
+			b.ReportMetric(float64(cpuTime(b)-before)/float64(b.N)/100, "cpu-ns/record")
 		})
 	}
+}
+
+// cpuTime is what the process has used; on a shared machine it says more than
+// the time that passed.
+func cpuTime(b *testing.B) int64 {
+	b.Helper()
+	var u syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
+		b.Fatal(err)
+	}
+	return u.Utime.Nano() + u.Stime.Nano()
 }
 
 func benchLog(b *testing.B, opts Options) *Log {

@@ -28,7 +28,8 @@ type Log struct {
 	health  *health
 	tooBig  *throttle // of log lines about refused records, by key
 
-	room *semaphore.Weighted // MaxPendingBytes; waiting Appends queue here
+	room  *semaphore.Weighted // MaxPendingBytes; waiting Appends queue here
+	spare sync.Pool           // of emptied batches
 	// ending is done when Append no longer takes records. It is a context
 	// because waiting Appends need one.
 	ending context.Context

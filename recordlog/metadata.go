@@ -270,5 +270,7 @@ func (l *Log) moveAll(batches []*batch) {
 			l.parts[partitionOf(key, len(l.parts))].putAgain(b, ms, key, value)
 		})
 		batches[i] = nil
+		b.reset()
+		l.spare.Put(b)
 	}
 }

@@ -9,10 +9,6 @@ import (
 	"time"
 )
 
-// spareBatches is how many emptied batches a partition keeps for reuse: one to
-// fill while another is in flight.
-const spareBatches = 2
-
 // partition holds the records of one partition of the topic in the order in
 // which they came, and sends them from one goroutine, a batch at a time.
 type partition struct {
@@ -24,8 +20,7 @@ type partition struct {
 	mu      sync.Mutex
 	sealed  []*batch // full, oldest first
 	open    *batch   // being filled; nil if empty
-	spare   []*batch
-	retired bool // the topic no longer has this partition
+	retired bool     // the topic no longer has this partition
 
 	// The sender's own.
 	conn       *conn
@@ -79,9 +74,7 @@ func (p *partition) fillable(charge int64) *batch {
 
 // fresh returns an empty batch. It needs the lock.
 func (p *partition) fresh() *batch {
-	if n := len(p.spare); n > 0 {
-		b := p.spare[n-1]
-		p.spare = p.spare[:n-1]
+	if b, ok := p.log.spare.Get().(*batch); ok {
 		return b
 	}
 	b := &batch{}
@@ -92,14 +85,10 @@ func (p *partition) fresh() *batch {
 	return b
 }
 
-// recycle keeps an emptied batch's memory.
+// recycle keeps a settled batch's memory for others.
 func (p *partition) recycle(b *batch) {
 	b.reset()
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if len(p.spare) < spareBatches {
-		p.spare = append(p.spare, b)
-	}
+	p.log.spare.Put(b)
 }
 
 func (p *partition) signal() {
