@@ -1,0 +1,269 @@
+// SPDX-FileCopyrightText: The Muster Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package bubble
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+
+	"muster/internal/aksk"
+	"muster/internal/apiv1"
+)
+
+// tokenFor is how long the token of World.Token is used: less than the two
+// hours without use after which it would end.
+const tokenFor = time.Hour
+
+// ledger begins the names of the ledger's metrics.
+const ledger = "muster_recordlog_"
+
+// session is the administrator's log-in.
+type session struct {
+	token string
+	at    time.Time
+}
+
+// Request is one HTTP request to the node.
+type Request struct {
+	Method, Path, Body string
+	// Token goes into Elkeid's header.
+	Token string
+	// Sign signs the request with a key; SignedAt is the time in the signature,
+	// zero meaning now, and SignedBody is what is signed, empty meaning Body.
+	Sign       *Key
+	SignedAt   time.Time
+	SignedBody string
+}
+
+// Key is an AK/SK pair.
+type Key struct{ AK, SK string }
+
+// Answer is the answer to a Request.
+type Answer struct {
+	Status int
+	Header http.Header
+	Body   string
+}
+
+// Envelope is Elkeid's.
+type Envelope struct {
+	Code int             `json:"code"`
+	Msg  string          `json:"msg"`
+	Data json.RawMessage `json:"data"`
+}
+
+// Do sends a request over plain HTTP, from the operator's host.
+func (w *World) Do(q Request) Answer {
+	w.T.Helper()
+	a, err := w.Try(q)
+	if err != nil {
+		w.T.Fatal(err)
+	}
+	return a
+}
+
+// Try is Do for when there may be no answer.
+func (w *World) Try(q Request) (Answer, error) {
+	w.T.Helper()
+	signed := q.Body
+	if q.SignedBody != "" {
+		signed = q.SignedBody
+	}
+	req, err := http.NewRequestWithContext(w.T.Context(), q.Method, "http://"+HTTPAddr+q.Path, strings.NewReader(signed))
+	if err != nil {
+		w.T.Fatal(err)
+	}
+	if q.Sign != nil {
+		at := q.SignedAt
+		if at.IsZero() {
+			at = time.Now()
+		}
+		if err := aksk.SignRequest(req, q.Sign.AK, q.Sign.SK, at); err != nil {
+			w.T.Fatal(err)
+		}
+	}
+	if signed != q.Body {
+		req.Body, req.ContentLength, req.GetBody = io.NopCloser(strings.NewReader(q.Body)), int64(len(q.Body)), nil
+	}
+	if q.Token != "" {
+		req.Header.Set("token", q.Token)
+	}
+	res, err := w.client.Do(req)
+	if err != nil {
+		return Answer{}, fmt.Errorf("%s %s: %w", q.Method, q.Path, err)
+	}
+	defer res.Body.Close()
+	body, err := io.ReadAll(res.Body)
+	if err != nil {
+		return Answer{}, fmt.Errorf("%s %s: %w", q.Method, q.Path, err)
+	}
+	return Answer{Status: res.StatusCode, Header: res.Header, Body: string(body)}, nil
+}
+
+// Envelope reads the answer's.
+func (a Answer) Envelope() (Envelope, error) {
+	var e Envelope
+	if err := json.Unmarshal([]byte(a.Body), &e); err != nil {
+		return e, fmt.Errorf("status %d, no envelope: %w: %.200s", a.Status, err, a.Body)
+	}
+	return e, nil
+}
+
+// LogIn sends Elkeid's log-in.
+func (w *World) LogIn(user, password string) Answer {
+	w.T.Helper()
+	return w.Do(Request{Method: "POST", Path: "/api/v1/user/login", Body: JSON(w, map[string]string{"username": user, "password": password})})
+}
+
+// NewToken logs the administrator in.
+func (w *World) NewToken() string {
+	w.T.Helper()
+	var data struct{ Token string }
+	w.data(w.LogIn(Admin, AdminPassword), &data)
+	return data.Token
+}
+
+// Token returns a token of the administrator that is good now.
+func (w *World) Token() string {
+	w.T.Helper()
+	if w.session.token == "" || time.Since(w.session.at) > tokenFor {
+		w.session = session{token: w.NewToken(), at: time.Now()}
+	}
+	return w.session.token
+}
+
+// Get asks one of Elkeid's routes as the administrator, and decodes the data of
+// the answer, whose code must be 0, into out unless that is nil.
+func (w *World) Get(path string, out any) {
+	w.T.Helper()
+	w.data(w.Do(Request{Method: "GET", Path: path, Token: w.Token()}), out)
+}
+
+// Post is Get with a body: a string as it is, anything else as JSON.
+func (w *World) Post(path string, body, out any) {
+	w.T.Helper()
+	text, ok := body.(string)
+	if !ok {
+		text = JSON(w, body)
+	}
+	w.data(w.Do(Request{Method: "POST", Path: path, Token: w.Token(), Body: text}), out)
+}
+
+func (w *World) data(a Answer, out any) {
+	w.T.Helper()
+	e, err := a.Envelope()
+	if err != nil {
+		w.T.Fatal(err)
+	}
+	if a.Status != http.StatusOK || e.Code != 0 {
+		w.T.Fatalf("answer: status %d: %s", a.Status, a.Body)
+	}
+	if out == nil {
+		return
+	}
+	if err := json.Unmarshal(e.Data, out); err != nil {
+		w.T.Fatalf("data of the answer: %v: %s", err, e.Data)
+	}
+}
+
+// V1 asks a route of /v1 as the administrator and decodes the answer.
+func (w *World) V1(method, path string, body, out any) {
+	w.T.Helper()
+	q := Request{Method: method, Path: path, Token: w.Token()}
+	if body != nil {
+		q.Body = JSON(w, body)
+	}
+	a := w.Do(q)
+	if a.Status >= http.StatusMultipleChoices {
+		w.T.Fatalf("%s %s: status %d: %s", method, path, a.Status, a.Body)
+	}
+	if out == nil {
+		return
+	}
+	if err := json.Unmarshal([]byte(a.Body), out); err != nil {
+		w.T.Fatalf("%s %s: %v: %s", method, path, err, a.Body)
+	}
+}
+
+// NewKey makes an AK/SK pair for a scope.
+func (w *World) NewKey(scope string) *Key {
+	w.T.Helper()
+	var made apiv1.CreatedKey
+	w.V1("POST", "/v1/keys", apiv1.NewKey{Scope: scope}, &made)
+	return &Key{AK: made.AccessKey, SK: made.SecretKey}
+}
+
+// Status asks /v1/status.
+func (w *World) Status() apiv1.Status {
+	w.T.Helper()
+	var s apiv1.Status
+	w.V1("GET", "/v1/status", nil, &s)
+	return s
+}
+
+// Metrics reads /metrics: values by name with its labels, as they stand there.
+func (w *World) Metrics() map[string]float64 {
+	w.T.Helper()
+	values := map[string]float64{}
+	for line := range strings.Lines(w.Do(Request{Method: "GET", Path: "/metrics"}).Body) {
+		line = strings.TrimSpace(line)
+		cut := strings.LastIndexByte(line, ' ')
+		if cut < 0 || strings.HasPrefix(line, "#") {
+			continue
+		}
+		v, err := strconv.ParseFloat(line[cut+1:], 64)
+		if err != nil {
+			w.T.Fatalf("/metrics: %q: %v", line, err)
+		}
+		values[line[:cut]] = v
+	}
+	return values
+}
+
+// Metric reads one value of /metrics and fails the test if it is not there.
+func (w *World) Metric(name string) float64 {
+	w.T.Helper()
+	v, ok := w.Metrics()[name]
+	if !ok {
+		w.T.Fatalf("/metrics has no %s", name)
+	}
+	return v
+}
+
+// CheckLedger fails the test unless the ledger of /metrics balances; it returns
+// how many records were received.
+func (w *World) CheckLedger() float64 {
+	w.T.Helper()
+	all := w.Metrics()
+	received, ok := all[ledger+"received_records_total"]
+	if !ok {
+		w.T.Fatal("/metrics has no ledger")
+	}
+	sum := all[ledger+"delivered_records_total"] + all[ledger+"pending_records"] +
+		all[ledger+"spooled_records"] + all[ledger+"refused_records_total"]
+	for name, v := range all {
+		if strings.HasPrefix(name, ledger+"dropped_records_total") {
+			sum += v
+		}
+	}
+	if received != sum {
+		w.T.Errorf("the ledger does not balance: received %v, accounted for %v", received, sum)
+	}
+	return received
+}
+
+// JSON encodes a value.
+func JSON(w *World, v any) string {
+	w.T.Helper()
+	b, err := json.Marshal(v)
+	if err != nil {
+		w.T.Fatal(err)
+	}
+	return string(b)
+}
