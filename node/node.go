@@ -49,21 +49,31 @@ type Node struct {
 	env     Env
 	log     *slog.Logger
 	metrics *prometheus.Registry
-	started time.Time
 
-	sockets  sockets
-	trust    *trust
-	store    *raftstore.Store
-	broker   *recordlog.Embedded // nil when Kafka is elsewhere
-	records  *recordlog.Log
-	members  *gossip.Mesh
-	agents   *agentrpc.Server
-	api      *httpapi.API
-	limit    int // of sessions
-	rate     meter
-	usage    usage
+	parts
+	gauges
+	started  time.Time
 	ready    chan struct{} // closed once everything runs
 	draining atomic.Bool
+}
+
+// parts are what a node is made of, in the order in which they are opened.
+type parts struct {
+	sockets sockets
+	store   *raftstore.Store
+	trust   *trust
+	broker  *recordlog.Embedded // nil when Kafka is elsewhere
+	records *recordlog.Log
+	members *gossip.Mesh
+	agents  *agentrpc.Server
+	api     *httpapi.API
+}
+
+// gauges are what the node measures of itself.
+type gauges struct {
+	limit int   // of sessions
+	rate  meter // of records
+	usage usage
 }
 
 // sockets are the listeners, bound before anything starts.
@@ -129,16 +139,16 @@ func (n *Node) open() error {
 func (n *Node) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	parts := lifecycle.NewStack()
+	stack := lifecycle.NewStack()
 	var watch sync.WaitGroup
 	watch.Go(func() {
 		select {
-		case err := <-parts.Failed():
+		case err := <-stack.Failed():
 			cancel(err)
 		case <-ctx.Done():
 		}
 	})
-	err := n.start(ctx, parts)
+	err := n.start(ctx, stack)
 	if err == nil {
 		close(n.ready)
 		n.log.Info("node is ready", "node", n.cfg.NodeID, "took", time.Since(n.started).Round(time.Millisecond))
@@ -152,7 +162,7 @@ func (n *Node) Run(ctx context.Context) error {
 	n.draining.Store(true)
 	began := time.Now()
 	n.log.Info("node is stopping")
-	stopped := parts.Stop(stopWithin)
+	stopped := stack.Stop(stopWithin)
 	cancel(nil)
 	watch.Wait()
 	n.log.Info("node has stopped", "took", time.Since(began).Round(time.Millisecond), "ledger", n.records.Ledger())
@@ -160,19 +170,19 @@ func (n *Node) Run(ctx context.Context) error {
 }
 
 // start brings the parts up, each one once those that it needs are there.
-func (n *Node) start(ctx context.Context, parts *lifecycle.Stack) error {
-	parts.Start("state", n.store.Run)
+func (n *Node) start(ctx context.Context, stack *lifecycle.Stack) error {
+	stack.Start("state", n.store.Run)
 	if err := n.found(ctx); err != nil {
 		return err
 	}
-	parts.Start("certificates", n.trust.Run)
-	parts.Start("gossip", n.members.Run)
+	stack.Start("certificates", n.trust.Run)
+	stack.Start("gossip", n.members.Run)
 	if n.broker != nil {
-		parts.Start("embedded kafka", n.broker.Run)
+		stack.Start("embedded kafka", n.broker.Run)
 	}
-	parts.Start("record log", n.records.Run)
-	parts.Start("agents", n.agents.Run)
-	parts.Start("http", n.serveHTTP)
+	stack.Start("record log", n.records.Run)
+	stack.Start("agents", n.agents.Run)
+	stack.Start("http", n.serveHTTP)
 	return ctx.Err()
 }
 
