@@ -4,11 +4,15 @@
 package httpapi_test
 
 import (
+	"context"
 	"errors"
 	"net/http"
 	"strconv"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"muster/fleet"
@@ -180,6 +184,69 @@ func TestWrongPasswords(t *testing.T) {
 	if got := try("admin", "secret", "203.0.113.1:1"); got != 200 {
 		t.Errorf("the right password after a while: %d, want 200", got)
 	}
+}
+
+// TestGuessingAtOnce: tries at the same time do not get around the throttle, and
+// what is logged of them names no unknown user.
+func TestGuessingAtOnce(t *testing.T) {
+	w := newWorld(t)
+	var wg sync.WaitGroup
+	var judged atomic.Int32
+	for range 100 {
+		wg.Go(func() {
+			if rec := w.do("POST /api/v1/user/login", request{body: `{"username":"hunter2","password":"hunter3"}`}); rec.Code == 200 {
+				judged.Add(1)
+			}
+		})
+	}
+	wg.Wait()
+	if n := judged.Load(); n != 10 {
+		t.Errorf("of 100 guesses at once %d were judged, want 10", n)
+	}
+	if log := w.log.String(); strings.Contains(log, "hunter") || !strings.Contains(log, "198.51.100.4") {
+		t.Errorf("log %q, want the address and no name", log)
+	}
+}
+
+// TestSlowTouch: a store that does not answer holds a request up for half a
+// second, once.
+func TestSlowTouch(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, func(o *httpapi.Options) { o.State.Tokens = slowTokens{o.State.Tokens} })
+		w.pass(time.Hour)
+		for _, want := range []time.Duration{500 * time.Millisecond, 0} {
+			begun := time.Now()
+			if rec := w.do(getStatus, request{as: fleet.RoleViewer}); rec.Code != 200 || time.Since(begun) != want {
+				t.Errorf("%d after %s, want 200 after %s", rec.Code, time.Since(begun), want)
+			}
+		}
+	})
+}
+
+type slowTokens struct{ httpapi.TokenStore }
+
+func (slowTokens) TouchToken(ctx context.Context, _ string, _ int64) error {
+	<-ctx.Done()
+	return ctx.Err()
+}
+
+// TestRequestTimeout: nothing outlives the deadline.
+func TestRequestTimeout(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, func(o *httpapi.Options) { o.State.Tags = slowTags{o.State.Tags} })
+		begun := time.Now()
+		got := w.answer("POST /api/v1/agent/addTags", request{as: fleet.RoleOperator, body: `{"tag":"x","id_list":["a"]}`}, http.StatusGatewayTimeout)
+		if got["code"] != 11.0 || time.Since(begun) != 30*time.Second {
+			t.Errorf("%v after %s, want code 11 after 30 s", got, time.Since(begun))
+		}
+	})
+}
+
+type slowTags struct{ httpapi.TagStore }
+
+func (slowTags) TagAgents(ctx context.Context, _, _, _ []string) (int, error) {
+	<-ctx.Done()
+	return 0, ctx.Err()
 }
 
 // TestGuessingFromManyPlaces: a user at whom many addresses guess can still log

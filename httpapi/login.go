@@ -67,6 +67,8 @@ func (a *API) checkPassword(r *http.Request, name, pw string) (fleet.User, error
 		return fleet.User{}, fmt.Errorf("check password of %q: %w", name, err)
 	case !ok || user.Name == "":
 		a.metrics.logins.WithLabelValues("failed").Inc()
+		// A name that is nobody's is not logged: people type passwords there.
+		a.log.Warn("log-in failed", "user", user.Name, "known_user", user.Name != "", "from", addr)
 		return fleet.User{}, errWrongPassword
 	}
 	a.throttle.succeeded(key, addr)

@@ -235,14 +235,25 @@ func (o *Options) validate() error {
 		field string
 		given bool
 	}{
-		{"logger", o.Logger != nil}, {"registerer", o.Registerer != nil}, {"gatherer", o.Gatherer != nil},
-		{"state.users", s.Users != nil}, {"state.tokens", s.Tokens != nil}, {"state.keys", s.Keys != nil},
-		{"state.config", s.Config != nil}, {"state.tags", s.Tags != nil}, {"state.agents", s.Agents != nil},
-		{"state.tasks", s.Tasks != nil}, {"state.task_control", s.TaskControl != nil}, {"state.status", s.Status != nil},
-		{"live.sessions", o.Live.Sessions != nil}, {"live.streams", o.Live.Streams != nil},
-		{"directory.members", o.Directory.Members != nil}, {"directory.services", o.Directory.Services != nil},
+		{"logger", o.Logger != nil},
+		{"registerer", o.Registerer != nil},
+		{"gatherer", o.Gatherer != nil},
+		{"state.users", s.Users != nil},
+		{"state.tokens", s.Tokens != nil},
+		{"state.keys", s.Keys != nil},
+		{"state.config", s.Config != nil},
+		{"state.tags", s.Tags != nil},
+		{"state.agents", s.Agents != nil},
+		{"state.tasks", s.Tasks != nil},
+		{"state.task_control", s.TaskControl != nil},
+		{"state.status", s.Status != nil},
+		{"live.sessions", o.Live.Sessions != nil},
+		{"live.streams", o.Live.Streams != nil},
+		{"directory.members", o.Directory.Members != nil},
+		{"directory.services", o.Directory.Services != nil},
 		{"native.report", o.Native.Report != nil},
-		{"passwords", o.Passwords != nil}, {"health", o.Health != nil},
+		{"passwords", o.Passwords != nil},
+		{"health", o.Health != nil},
 	} {
 		if !f.given {
 			return fleet.Invalid("httpapi options: "+f.field, "is missing")

@@ -38,7 +38,7 @@ var start = time.Date(2026, 3, 14, 9, 26, 53, 0, time.UTC)
 // world is an API over fakes, with one user of each role: its name is the
 // role's, its password "secret", and its token token(role).
 type world struct {
-	t      *testing.T
+	t      testing.TB
 	api    *httpapi.API
 	store  *fakeStore
 	live   *fakeLive
@@ -52,7 +52,7 @@ type world struct {
 	now time.Time
 }
 
-func newWorld(t *testing.T, change ...func(*httpapi.Options)) *world {
+func newWorld(t testing.TB, change ...func(*httpapi.Options)) *world {
 	t.Helper()
 	w := &world{t: t, now: start, reg: prometheus.NewRegistry(), log: &bytes.Buffer{}, health: httpapi.Health{Ready: true}}
 	w.store = newFakeStore(func() int64 { return w.clock().Unix() })
