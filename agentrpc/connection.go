@@ -15,9 +15,9 @@ import (
 	"google.golang.org/grpc/peer"
 )
 
-// agentCreds is TLS as package credentials does it, and three things besides:
-// failures are counted, the protocol is 1.2 or later whatever the config says,
-// and a handler can reach the connection of its stream in order to close it.
+// agentCreds is TLS as package credentials does it, and two things besides:
+// failures are counted, and a handler can reach the connection of its stream in
+// order to close it.
 type agentCreds struct {
 	credentials.TransportCredentials
 	failed func()
@@ -30,8 +30,6 @@ type agentAuth struct {
 }
 
 func newAgentCreds(config *tls.Config, failed func()) *agentCreds {
-	config = config.Clone()
-	config.MinVersion = max(config.MinVersion, tls.VersionTLS12)
 	return &agentCreds{TransportCredentials: credentials.NewTLS(config), failed: failed}
 }
 

@@ -39,12 +39,13 @@ func (s *Server) sendTasks(sess *session) error {
 	now := time.Now().Unix()
 	due := s.dueTasks(sess, pending, now)
 	due = slices.DeleteFunc(due, func(d fleet.Dispatch) bool {
-		done := d.Kind == fleet.TaskKindConfig && d.Sent
-		if done { // marked before: it only has to be said again
-			sess.out.sentAt[d.TaskID] = now
-			s.reportDone(sess, d)
+		if d.Kind != fleet.TaskKindConfig {
+			return false
 		}
-		return done
+		// The desired config has carried it already: nothing is sent.
+		sess.out.sentAt[d.TaskID] = now
+		s.reportDone(sess, d)
+		return true
 	})
 	if len(due) == 0 {
 		return nil
@@ -103,11 +104,6 @@ func (s *Server) dueTasks(sess *session, pending []fleet.Dispatch, now int64) []
 
 // carryOut sends one marked task; an error ends the stream.
 func (s *Server) carryOut(sess *session, d fleet.Dispatch, granted bool) error {
-	if d.Kind == fleet.TaskKindConfig {
-		// The desired config has carried it; whoever marked it, it is done.
-		s.reportDone(sess, d)
-		return nil
-	}
 	if !granted {
 		s.countTask("not_granted")
 		return nil

@@ -129,7 +129,10 @@ func (f *fakeStore) PendingDispatch(id string) []fleet.Dispatch {
 	return fn(id)
 }
 
-func (f *fakeStore) MarkSent(_ context.Context, _ string, marks []fleet.TaskMark) ([]bool, error) {
+func (f *fakeStore) MarkSent(ctx context.Context, _ string, marks []fleet.TaskMark) ([]bool, error) {
+	if ctx.Err() != nil {
+		return nil, ctx.Err()
+	}
 	f.mu.Lock()
 	fn := f.mark
 	f.marks = append(f.marks, slices.Clone(marks))
@@ -144,7 +147,10 @@ func (f *fakeStore) MarkSent(_ context.Context, _ string, marks []fleet.TaskMark
 	return granted, nil
 }
 
-func (f *fakeStore) SetResults(_ context.Context, results []fleet.TaskResult) error {
+func (f *fakeStore) SetResults(ctx context.Context, results []fleet.TaskResult) error {
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
 	f.mu.Lock()
 	fn := f.result
 	f.mu.Unlock()
@@ -159,7 +165,10 @@ func (f *fakeStore) SetResults(_ context.Context, results []fleet.TaskResult) er
 	return nil
 }
 
-func (f *fakeStore) ReportAgents(_ context.Context, reports []fleet.AgentReport) error {
+func (f *fakeStore) ReportAgents(ctx context.Context, reports []fleet.AgentReport) error {
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
 	f.mu.Lock()
 	fn := f.report
 	f.mu.Unlock()

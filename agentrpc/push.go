@@ -23,6 +23,9 @@ const (
 	// walkPause is the least time between two walks over all sessions, so that
 	// many small changes do not take a processor.
 	walkPause = 50 * time.Millisecond
+	// restAfterWalk times as long as a walk for tasks took, none follows: with
+	// many tasks and sessions it may take long.
+	restAfterWalk = 4
 )
 
 // pusher wakes the senders of sessions for which something may be due.
@@ -51,7 +54,8 @@ func (p *pusher) run(ctx context.Context) error {
 	check, again := time.NewTicker(checkInterval), time.NewTicker(taskInterval)
 	defer check.Stop()
 	defer again.Stop()
-	var due []*session // sessions whose config is to be pushed, in no order
+	var rested time.Time // when the next walk for tasks may begin
+	var due []*session   // sessions whose config is to be pushed, in no order
 	pace := time.NewTicker(walkPause)
 	defer pace.Stop()
 	perTick := max(p.server.opts.Tuning.PushesPerSecond*int(walkPause/time.Millisecond)/1000, 1)
@@ -67,12 +71,15 @@ func (p *pusher) run(ctx context.Context) error {
 			due = p.refresh()
 		default:
 		}
-		select {
-		case <-tasks:
-			p.wakeForTasks()
-		case <-again.C:
-			p.wakeForTasks()
-		default:
+		if now := time.Now(); !now.Before(rested) {
+			select {
+			case <-tasks:
+				p.wakeForTasks()
+			case <-again.C:
+				p.wakeForTasks()
+			default:
+			}
+			rested = time.Now().Add(restAfterWalk * time.Since(now))
 		}
 		select {
 		case <-check.C:

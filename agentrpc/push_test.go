@@ -44,6 +44,7 @@ func TestConfigFollowsTheFirstHeartbeat(t *testing.T) {
 		configured(w.store, 7)
 		a := w.open("a1", nil)
 		a.send(record(59))
+		w.store.notify(fleet.TableDesired) // wakes the sender
 		time.Sleep(10 * time.Second)
 		if got := versions(a); len(got) != 0 {
 			t.Fatalf("sent before the first heartbeat: %v", got)
@@ -102,9 +103,13 @@ func TestRevisionNeverGoesDown(t *testing.T) {
 		a := w.open("a1", nil)
 		a.beat()
 		w.eventually("config", time.Second, func() bool { return len(a.got()) == 1 })
+		w.store.set(func(f *fakeStore) { // a task that is not due wakes the sender each time
+			f.pending = func(string) []fleet.Dispatch { return []fleet.Dispatch{{TaskID: "t", Deadline: 1}} }
+		})
 		for _, revision := range []uint64{3, 5, 4, 6, 2} {
 			configured(w.store, revision)
 			w.store.notify(fleet.TableDesired)
+			w.store.notify(fleet.TableTasks)
 			time.Sleep(time.Second)
 		}
 		if got := fmt.Sprint(versions(a)); got != "[5 6]" {

@@ -194,7 +194,7 @@ func resultOf(n notable) (r fleet.TaskResult, ok bool) {
 // needless names why a result need not be proposed, "" if it must be: agents
 // should not be able to fill the replicated log with what changes nothing.
 func (s *Server) needless(r fleet.TaskResult) string {
-	if _, _, ok := fleet.ParseTaskToken(r.Token); !ok {
+	if r.Token == "" || len(r.Token) > fleet.MaxTaskTokenBytes {
 		return "unknown_token"
 	}
 	sub, err := s.opts.Lookup.SubTaskByToken(r.Token)

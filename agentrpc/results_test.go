@@ -86,11 +86,17 @@ func TestNeedlessReplies(t *testing.T) {
 		// A late answer, and one that a node which lags does not know.
 		w.store.set(func(f *fakeStore) { f.subTask = known("a1", fleet.SubTaskUnknown) })
 		say("t.1")
+		w.store.set(func(f *fakeStore) { // a token that a caller chose
+			f.subTask = func(token string) (fleet.SubTask, error) {
+				return fleet.SubTask{TaskID: "t", AgentID: "a1", Token: token, State: fleet.SubTaskSent}, nil
+			}
+		})
+		say("my own")
 		w.store.set(func(f *fakeStore) { f.subTask, f.current = nil, func() bool { return false } })
 		say("t.2")
-		w.eventually("results", time.Second, func() bool { return len(w.store.allResults()) == 2 })
-		if n := len(w.log.of("a1")); n != 8 {
-			t.Errorf("%d records forwarded, want 8", n)
+		w.eventually("results", time.Second, func() bool { return len(w.store.allResults()) == 3 })
+		if n := len(w.log.of("a1")); n != 9 {
+			t.Errorf("%d records forwarded, want 9", n)
 		}
 		a.cancel()
 	})
@@ -269,6 +275,31 @@ func TestReportsWaitForTheStoreAndAreMerged(t *testing.T) {
 		for _, a := range all {
 			a.cancel()
 		}
+	})
+}
+
+func TestANewerReportWinsOverOneThatFailed(t *testing.T) {
+	inBubble(t, func(t *testing.T, w *world) {
+		free := make(chan struct{})
+		w.store.set(func(f *fakeStore) {
+			f.report = func([]fleet.AgentReport) error {
+				<-free
+				return fleet.ErrUnavailable
+			}
+		})
+		a := w.open("a1", nil)
+		a.send(heartbeat("kernel_version", "old"))
+		time.Sleep(time.Second)
+		a.send(heartbeat("kernel_version", "new"))
+		w.store.set(func(f *fakeStore) { f.report = nil })
+		close(free)
+		w.eventually("report", 3*time.Second, func() bool { return len(w.store.allReports()) > 0 })
+		for _, r := range w.store.allReports() {
+			if r.Facts["kernel_version"] != "new" {
+				t.Errorf("reported %v after the newer one", r.Facts)
+			}
+		}
+		a.cancel()
 	})
 }
 

@@ -263,6 +263,13 @@ func TestConfigTaskSucceedsWhenItsRevisionIsWritten(t *testing.T) {
 		if got := fmt.Sprint(versions(a)); got != "[3 4]" {
 			t.Errorf("sent %v, want the two configs and no command besides", got)
 		}
+		time.Sleep(30 * time.Second)
+		if n := len(w.store.allResults()); n != 1 {
+			t.Errorf("reported %d times within 30 s", n)
+		}
+		if marks := w.store.allMarks(); len(marks) != 0 {
+			t.Errorf("marked: %v", marks)
+		}
 		a.cancel()
 	})
 }
