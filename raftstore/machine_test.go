@@ -51,7 +51,7 @@ func names(rt *rapid.T, prefix string, n, most int) []string {
 }
 
 func history(rt *rapid.T) []step {
-	n := rapid.IntRange(1, 80).Draw(rt, "steps")
+	n := rapid.IntRange(2, 50).Draw(rt, "steps")
 	at := int64(1_000_000)
 	steps := make([]step, n)
 	for i := range steps {

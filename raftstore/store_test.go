@@ -33,7 +33,7 @@ func options(dir string) raftstore.Options {
 	return raftstore.Options{
 		Dir: dir, NodeName: "n1", Sealer: plainSealer{},
 		Fatal:  func(error) {},
-		Tuning: raftstore.Tuning{SegmentBytes: 1 << 20, MmapBytes: 64 << 20},
+		Tuning: raftstore.Tuning{SegmentBytes: 1 << 20, MmapBytes: 64 << 20, Election: 50 * time.Millisecond},
 	}
 }
 
