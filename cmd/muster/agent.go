@@ -100,7 +100,7 @@ func configLine(g apiv1.Agent) string {
 	if d.Own {
 		whose = "its own"
 	}
-	line := fmt.Sprintf("%s, %d items, revision %d", whose, d.Items, d.Revision)
+	line := fmt.Sprintf("%s, %s, revision %d", whose, plural(d.Items, "item"), d.Revision)
 	if g.Session != nil && g.ConfigRevision != d.Revision {
 		line += fmt.Sprintf(" (its stream has %d)", g.ConfigRevision)
 	}
@@ -120,7 +120,7 @@ func (c *agentResetCmd) Run(a *app) error {
 	}
 	return a.done(struct {
 		Reset []string `json:"reset"`
-	}{c.IDs}, "Closed %d streams.", len(c.IDs))
+	}{c.IDs}, "Closed %s.", plural(len(c.IDs), "stream"))
 }
 
 type agentDefaultConfigCmd struct {
@@ -157,7 +157,7 @@ func (c *agentConfigSetCmd) Run(a *app) error {
 	if err := a.call(http.MethodPut, "/v1/config/default", in, &out); err != nil {
 		return err
 	}
-	return a.done(out, "The default config has %d items now, revision %d.", len(out.Config), out.Revision)
+	return a.done(out, "The default config has %s now, revision %d.", plural(len(out.Config), "item"), out.Revision)
 }
 
 // readDocument reads JSON or YAML from a file, or from standard input for "-",

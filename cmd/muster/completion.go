@@ -142,7 +142,10 @@ func fishScript(all []completion) string {
 	b.WriteString(`# Completion of muster for fish.
 function __muster_at
     set -l typed (string match -v -- '-*' (commandline -opc))
-    test "$typed" = "$argv[1]"; or string match -q -- "$argv[1] *" "$typed"; and test "$argv[2]" = leaf
+    test "$typed" = "$argv[1]"
+    or begin
+        test "$argv[2]" = leaf; and string match -q -- "$argv[1] *" "$typed"
+    end
 end
 complete -c muster -f
 `)

@@ -4,6 +4,7 @@
 package main
 
 import (
+	"fmt"
 	"net/http"
 	"path/filepath"
 	"strings"
@@ -60,8 +61,11 @@ func (c *keyAddCmd) Run(a *app) error {
 	}
 	t := &table{}
 	t.add("Access key", out.AccessKey)
-	t.add("Secret key", out.SecretKey+"   (shown this once)")
+	t.add("Secret key", out.SecretKey)
 	t.add("Scope", out.Scope)
+	if a.flags.Output == "table" {
+		_, _ = fmt.Fprintln(a.err, "Keep the secret key: it is shown this once.")
+	}
 	return a.show(out, t)
 }
 

@@ -161,15 +161,16 @@ func (a *app) until(t time.Time) string {
 }
 
 func duration(d time.Duration) string {
+	const day = 24 * time.Hour
 	switch d = max(d, 0); {
 	case d < 2*time.Minute:
-		return fmt.Sprintf("%ds", int(d.Seconds()))
+		return fmt.Sprintf("%ds", d.Round(time.Second)/time.Second)
 	case d < 2*time.Hour:
-		return fmt.Sprintf("%dm", int(d.Minutes()))
-	case d < 48*time.Hour:
-		return fmt.Sprintf("%dh", int(d.Hours()))
+		return fmt.Sprintf("%dm", d.Round(time.Minute)/time.Minute)
+	case d < 2*day:
+		return fmt.Sprintf("%dh", d.Round(time.Hour)/time.Hour)
 	}
-	return fmt.Sprintf("%dd", int(d.Hours()/24))
+	return fmt.Sprintf("%dd", d.Round(day)/day)
 }
 
 // size is a number of bytes in binary units.
@@ -193,6 +194,14 @@ func count[N int | int64 | uint64](n N) string {
 		s = s[:i] + "," + s[i:]
 	}
 	return s
+}
+
+// plural counts things: "1 agent", "2 agents".
+func plural(n int, thing string) string {
+	if n == 1 {
+		return "1 " + thing
+	}
+	return count(n) + " " + thing + "s"
 }
 
 // dash stands for nothing in a column.

@@ -91,7 +91,7 @@ func (c *taggedAgents) change(a *app, request func([]string) apiv1.TagAgents) er
 		all.Changed += one.Changed
 		all.Unknown = append(all.Unknown, one.Unknown...)
 	}
-	if err := a.done(all, "Changed %d of %d agents.", all.Changed, len(ids)); err != nil {
+	if err := a.done(all, "Changed %d of %s.", all.Changed, plural(len(ids), "agent")); err != nil {
 		return err
 	}
 	if len(all.Unknown) > 0 {

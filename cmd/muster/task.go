@@ -147,7 +147,7 @@ func (c *taskCreateCmd) Run(a *app) error {
 	if c.Hold {
 		next = "run it: muster task run " + out.ID
 	}
-	return a.done(out, "Task %s for %d agents; %s", out.ID, out.Counts.Total, next)
+	return a.done(out, "Task %s for %s; %s", out.ID, plural(out.Counts.Total, "agent"), next)
 }
 
 func (c *taskCreateCmd) command(a *app) (apiv1.Command, error) {
@@ -206,7 +206,7 @@ func (c *taskRunCmd) Run(a *app) error {
 	if err := a.call(http.MethodPost, apiclient.Path("v1", "tasks", c.ID, "run"), in, &out); err != nil {
 		return err
 	}
-	return a.done(out, "Task %s is %s, %d of %d agents not released yet.", out.ID, out.Status, out.Counts.Waiting, out.Counts.Total)
+	return a.done(out, "Task %s is %s, %d of %s not released yet.", out.ID, out.Status, out.Counts.Waiting, plural(out.Counts.Total, "agent"))
 }
 
 type taskCancelCmd struct {
@@ -219,8 +219,8 @@ func (c *taskCancelCmd) Run(a *app) error {
 	if err := a.call(http.MethodPost, apiclient.Path("v1", "tasks", c.ID, "cancel"), nil, &out); err != nil {
 		return err
 	}
-	return a.done(out, "Task %s is %s; %d agents get nothing, %d had it already.", out.ID, out.Status,
-		out.Counts.Cancelled, out.Counts.Total-out.Counts.Cancelled)
+	return a.done(out, "Task %s is %s; %s will not get it, %d had it already.", out.ID, out.Status,
+		plural(out.Counts.Cancelled, "agent"), out.Counts.Total-out.Counts.Cancelled)
 }
 
 type taskAgentsCmd struct {
