@@ -3,7 +3,10 @@
 
 package fleet
 
-import "strings"
+import (
+	"slices"
+	"strings"
+)
 
 // Role is what a user may do.
 type Role string
@@ -52,12 +55,7 @@ var grants = map[Role][]Permission{
 
 // May tells whether the role grants the permission; an unknown role grants none.
 func (r Role) May(p Permission) bool {
-	for _, g := range grants[r] {
-		if g == p {
-			return true
-		}
-	}
-	return false
+	return slices.Contains(grants[r], p)
 }
 
 // roleLevels gives each role the Elkeid level that new users of it get.
@@ -113,7 +111,7 @@ func (u User) Role() Role {
 }
 
 // CheckUserName refuses a name that is empty, longer than 64 bytes, or holds
-// anything but letters, digits and ._@-
+// anything but letters, digits and "._@-".
 func CheckUserName(name string) error {
 	if name == "" {
 		return Invalid("username", "is empty")

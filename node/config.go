@@ -181,8 +181,10 @@ func (c *Config) resolveAddresses() error {
 		flag string
 		addr *string
 	}{
-		{"--https-addr", &c.Listen.HTTPS}, {"--node-addr", &c.Listen.Node},
-		{"--gossip-addr", &c.Listen.Gossip}, {"--agent-addr", &c.Agents.Addr},
+		{"--https-addr", &c.Listen.HTTPS},
+		{"--node-addr", &c.Listen.Node},
+		{"--gossip-addr", &c.Listen.Gossip},
+		{"--agent-addr", &c.Agents.Addr},
 	}
 	for i := range c.Listen.SD {
 		single = append(single, struct {

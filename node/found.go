@@ -101,7 +101,7 @@ func writePrivate(path, content string) error {
 	if err != nil {
 		return err
 	}
-	defer os.Remove(tmp.Name()) // gone already after the rename
+	defer func() { _ = os.Remove(tmp.Name()) }() // gone already after the rename
 	_, err = tmp.WriteString(content)
 	if err == nil {
 		err = tmp.Sync()

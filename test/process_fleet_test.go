@@ -94,8 +94,11 @@ func TestProcessKill(t *testing.T) {
 func streaming(n *process.Node, token string, want int) error {
 	var page struct{ Items []apiv1.Agent }
 	status, body, err := n.Try("GET", "/v1/agents?limit=1000", token, "")
-	if err != nil || status != 200 {
-		return fmt.Errorf("agents: %d %v", status, err)
+	if err != nil {
+		return err
+	}
+	if status != 200 {
+		return fmt.Errorf("agents: status %d", status)
 	}
 	if err := json.Unmarshal(body, &page); err != nil {
 		return err

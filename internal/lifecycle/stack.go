@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 )
 
@@ -62,8 +63,7 @@ func (s *Stack) Stop(within time.Duration) error {
 	deadline := time.NewTimer(within)
 	defer deadline.Stop()
 	var errs []error
-	for i := len(s.parts) - 1; i >= 0; i-- {
-		p := s.parts[i]
+	for _, p := range slices.Backward(s.parts) {
 		p.cancel()
 		select {
 		case <-p.done:
