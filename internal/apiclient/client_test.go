@@ -91,7 +91,8 @@ func TestProblems(t *testing.T) {
 		want   string
 	}{
 		"problem": {
-			map[string]string{"Content-Type": "application/problem+json"}, 400,
+			map[string]string{"Content-Type": "application/problem+json"},
+			400,
 			`{"status":200,"code":"invalid","field":"limit","detail":"is not a number"}`, "limit: is not a number",
 		},
 		"problem with a charset": {
@@ -99,7 +100,8 @@ func TestProblems(t *testing.T) {
 		},
 		"title alone": {map[string]string{"Content-Type": "application/problem+json"}, 500, `{"title":"Internal Server Error"}`, "Internal Server Error"},
 		"throttled": {
-			map[string]string{"Content-Type": "application/problem+json", "Retry-After": "7"}, 429, `{"code":"throttled","detail":"slow down"}`,
+			map[string]string{"Content-Type": "application/problem+json", "Retry-After": "7"},
+			429, `{"code":"throttled","detail":"slow down"}`,
 			"slow down (try again in 7 s)",
 		},
 		"a proxy's page": {map[string]string{"Content-Type": "text/html"}, 502, `<h1>no</h1>`, "ADDR answered 502 Bad Gateway"},
