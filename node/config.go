@@ -177,26 +177,21 @@ func (c *Config) resolveAddresses() error {
 	if net.ParseIP(c.Bind) == nil {
 		return fleet.Invalid("--bind", "%q is no IP address", c.Bind)
 	}
-	single := []struct {
+	type flagAddr struct {
 		flag string
 		addr *string
-	}{
+	}
+	single := []flagAddr{
 		{"--https-addr", &c.Listen.HTTPS},
 		{"--node-addr", &c.Listen.Node},
 		{"--gossip-addr", &c.Listen.Gossip},
 		{"--agent-addr", &c.Agents.Addr},
 	}
 	for i := range c.Listen.SD {
-		single = append(single, struct {
-			flag string
-			addr *string
-		}{"--sd-addr", &c.Listen.SD[i]})
+		single = append(single, flagAddr{"--sd-addr", &c.Listen.SD[i]})
 	}
 	for i := range c.Listen.HTTP {
-		single = append(single, struct {
-			flag string
-			addr *string
-		}{"--http-addr", &c.Listen.HTTP[i]})
+		single = append(single, flagAddr{"--http-addr", &c.Listen.HTTP[i]})
 	}
 	for _, a := range single {
 		host, port, err := net.SplitHostPort(*a.addr)
