@@ -87,13 +87,13 @@ func taskDocOf(t fleet.Task, todo []string) elkeidTask {
 	}
 }
 
-// innerStatus is the state of the distribution: it is finished when nothing is
-// left to be sent, though answers may be.
+// innerStatus is the state of the distribution: it is finished when nothing that
+// was released is left to be sent, though answers may be missing.
 func innerStatus(t fleet.Task) string {
 	switch {
 	case t.Status == fleet.TaskCreated, t.Status == fleet.TaskCancelled:
 		return string(t.Status)
-	case t.Counts.Waiting+t.Counts.Pending > 0:
+	case t.Counts.Pending > 0:
 		return string(fleet.TaskRunning)
 	}
 	return string(fleet.TaskFinished)
