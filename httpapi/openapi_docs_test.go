@@ -19,8 +19,8 @@ import (
 	"muster/fleet"
 )
 
-// TestAPIDocs holds docs/openapi.json and docs/api.md against the route table;
-// make generate rewrites them with -update.
+// TestAPIDocs holds docs/openapi.json and docs/api.md against the route table,
+// and rewrites them with -update.
 func TestAPIDocs(t *testing.T) {
 	w := newV1World(t)
 	served := w.do("GET /v1/openapi.json", request{as: fleet.RoleViewer}).Body.Bytes()
@@ -43,14 +43,14 @@ func TestAPIDocs(t *testing.T) {
 			t.Fatal(err)
 		}
 		if diff := cmp.Diff(string(got), string(want)); diff != "" {
-			t.Errorf("%s is out of date, run make generate (-there +now):\n%s", file, diff)
+			t.Errorf("%s is out of date: go test ./httpapi -run TestAPIDocs -update (-there +now):\n%s", file, diff)
 		}
 	}
 }
 
 const apiIntro = `# The native API
 
-Generated from the route table by ` + "`make generate`" + `; do not edit. The same as OpenAPI 3.1: [openapi.json](openapi.json), or ` + "`GET /v1/openapi.json`" + ` of a node.
+Generated from the route table by ` + "`go test ./httpapi -run TestAPIDocs -update`" + `; do not edit. The same as OpenAPI 3.1: [openapi.json](openapi.json), or ` + "`GET /v1/openapi.json`" + ` of a node.
 
 ` + "```" + `
 curl -X POST URL/v1/tokens -H 'Content-Type: application/json' -d '{"username":"admin","password":"..."}'
