@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+	"testing/synctest"
 	"time"
 
 	"muster/internal/aksk"
@@ -58,13 +59,15 @@ type Envelope struct {
 	Data json.RawMessage `json:"data"`
 }
 
-// Do sends a request over plain HTTP, from the operator's host.
+// Do sends a request over plain HTTP, from the operator's host, and waits until
+// everybody rests.
 func (w *World) Do(q Request) Answer {
 	w.T.Helper()
 	a, err := w.Try(q)
 	if err != nil {
 		w.T.Fatal(err)
 	}
+	synctest.Wait()
 	return a
 }
 

@@ -89,7 +89,7 @@ func newWorld(t *testing.T, dir string) *World {
 			},
 			Agents:        node.AgentConfig{Addr: AgentAddr, Limit: 1000},
 			Cluster:       node.ClusterConfig{BootstrapExpect: -1},
-			Kafka:         node.KafkaConfig{Topic: "hids_svr", RetentionBytes: 64 << 20, Compression: "none"},
+			Kafka:         node.KafkaConfig{Topic: "hids_svr", RetentionBytes: 1 << 30, Compression: "none"},
 			AdminPassword: AdminPassword,
 			Small:         true,
 		},
@@ -175,6 +175,14 @@ func (w *World) Stop() time.Duration {
 		w.T.Errorf("after a clean stop %d records are pending", l.Pending)
 	}
 	return time.Since(began)
+}
+
+// StopFor has the node stopped for so long: time costs nothing then.
+func (w *World) StopFor(d time.Duration) {
+	w.T.Helper()
+	w.Stop()
+	<-time.After(d)
+	w.Start()
 }
 
 // Eventually waits until check returns nil, looking each 10 ms of the bubble's
