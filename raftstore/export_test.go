@@ -163,3 +163,20 @@ func (s *Store) TickDue(now int64) (due bool, err error) {
 	})
 	return due, err
 }
+
+// HoldRead calls fn within a read transaction.
+func (s *Store) HoldRead(fn func()) error {
+	return s.read(func(view) error {
+		fn()
+		return nil
+	})
+}
+
+// FirstLogIndex is where raft's log begins.
+func (s *Store) FirstLogIndex() uint64 {
+	first, err := s.files.log.FirstIndex()
+	if err != nil {
+		panic(err)
+	}
+	return first
+}
