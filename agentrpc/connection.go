@@ -6,9 +6,11 @@ package agentrpc
 import (
 	"context"
 	"crypto/tls"
+	"errors"
+	"maps"
 	"net"
+	"slices"
 	"sync"
-	"sync/atomic"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
@@ -20,16 +22,16 @@ import (
 // order to close it.
 type agentCreds struct {
 	credentials.TransportCredentials
-	failed func()
+	failed func(remote net.Addr, err error)
 }
 
 // agentAuth is what a handshake leaves with the connection.
 type agentAuth struct {
 	credentials.TLSInfo
-	conn net.Conn
+	conn *agentConn
 }
 
-func newAgentCreds(config *tls.Config, failed func()) *agentCreds {
+func newAgentCreds(config *tls.Config, failed func(remote net.Addr, err error)) *agentCreds {
 	return &agentCreds{TransportCredentials: credentials.NewTLS(config), failed: failed}
 }
 
@@ -37,16 +39,16 @@ func newAgentCreds(config *tls.Config, failed func()) *agentCreds {
 func (c *agentCreds) ServerHandshake(raw net.Conn) (net.Conn, credentials.AuthInfo, error) {
 	conn, info, err := c.TransportCredentials.ServerHandshake(raw)
 	if err != nil {
-		c.failed()
+		c.failed(raw.RemoteAddr(), err)
 		return nil, nil, err
 	}
-	tlsInfo, ok := info.(credentials.TLSInfo)
-	if !ok { // never: it is package credentials' own type
-		c.failed()
+	tlsInfo, isTLS := info.(credentials.TLSInfo)
+	accepted, isOurs := raw.(*agentConn)
+	if !isTLS || !isOurs { // never: they come from package credentials and from our listener
 		_ = conn.Close()
-		return nil, nil, credentials.ErrConnDispatched
+		return nil, nil, errors.New("unexpected kind of connection")
 	}
-	return conn, agentAuth{TLSInfo: tlsInfo, conn: conn}, nil
+	return conn, agentAuth{TLSInfo: tlsInfo, conn: accepted}, nil
 }
 
 // Clone keeps what the embedded type would lose.
@@ -64,21 +66,94 @@ func (s *Server) identify(ctx context.Context) (peerInfo, error) {
 	if !ok {
 		return peerInfo{}, s.refuse(reasonCertificate, codes.Unauthenticated, "the connection has no TLS")
 	}
+	s.connections.used(auth.conn)
 	id, fleetWide, err := s.opts.Identify(auth.State)
 	if err != nil {
-		s.logs.warn("client certificate refused", "remote", p.Addr.String(), "error", err)
+		s.agentLogs.warn("client certificate refused", "remote", p.Addr.String(), "error", err)
 		return peerInfo{}, s.refuse(reasonCertificate, codes.PermissionDenied, "the client certificate is not good for an agent of this fleet")
 	}
 	return peerInfo{conn: auth.conn, addr: p.Addr.String(), agentID: id, fleetWide: fleetWide}, nil
 }
 
-// limitedListener closes connections above a limit at once, so that a flood of
-// them cannot take all files of the process.
+// connections are those that agents have open.
+type connections struct {
+	limit   int
+	refused func()
+
+	mu     sync.Mutex
+	open   int
+	closed bool
+	fresh  map[*agentConn]struct{} // without a stream yet
+}
+
+func newConnections(limit int, refused func()) *connections {
+	return &connections{limit: limit, refused: refused, fresh: make(map[*agentConn]struct{})}
+}
+
+// add takes a connection in; nil means that there are too many, or that no more
+// are taken.
+func (c *connections) add(conn net.Conn) *agentConn {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed || c.open >= c.limit {
+		return nil
+	}
+	c.open++
+	a := &agentConn{Conn: conn, all: c}
+	c.fresh[a] = struct{}{}
+	return a
+}
+
+// used notes that a connection has a stream.
+func (c *connections) used(a *agentConn) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.fresh, a)
+}
+
+func (c *connections) remove(a *agentConn) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.fresh, a)
+	c.open--
+}
+
+func (c *connections) count() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.open
+}
+
+// closeFresh takes no more connections and closes those that never had a
+// stream: gRPC would wait for their handshakes when it stops.
+func (c *connections) closeFresh() {
+	c.mu.Lock()
+	c.closed = true
+	fresh := slices.Collect(maps.Keys(c.fresh))
+	c.mu.Unlock()
+	for _, a := range fresh {
+		_ = a.Close()
+	}
+}
+
+// agentConn tells the others when it is closed.
+type agentConn struct {
+	net.Conn
+	once sync.Once
+	all  *connections
+}
+
+// Close may be called more than once.
+func (a *agentConn) Close() error {
+	a.once.Do(func() { a.all.remove(a) })
+	return a.Conn.Close()
+}
+
+// limitedListener closes connections above the limit at once, so that a flood
+// of them cannot take all files of the process.
 type limitedListener struct {
 	net.Listener
-	open    *atomic.Int64
-	limit   int64
-	refused func()
+	all *connections
 }
 
 // Accept returns the next connection that is within the limit.
@@ -88,25 +163,10 @@ func (l *limitedListener) Accept() (net.Conn, error) {
 		if err != nil {
 			return nil, err
 		}
-		if l.open.Add(1) > l.limit {
-			l.open.Add(-1)
-			l.refused()
-			_ = conn.Close()
-			continue
+		if a := l.all.add(conn); a != nil {
+			return a, nil
 		}
-		return &countedConn{Conn: conn, open: l.open}, nil
+		l.all.refused()
+		_ = conn.Close()
 	}
-}
-
-// countedConn tells its listener when it is closed.
-type countedConn struct {
-	net.Conn
-	once sync.Once
-	open *atomic.Int64
-}
-
-// Close may be called more than once.
-func (c *countedConn) Close() error {
-	c.once.Do(func() { c.open.Add(-1) })
-	return c.Conn.Close()
 }

@@ -24,8 +24,9 @@ const (
 	maxStatusBytes = 64
 	// resultOverhead is about what a result costs in a proposal besides its texts.
 	resultOverhead = 128
-	// statusSucceed is what an agent that did its task writes.
+	// What an agent that did its task, or could not, writes.
 	statusSucceed = "succeed"
+	statusFailed  = "failed"
 )
 
 // results takes the outcomes of tasks to the store, in batches.

@@ -9,9 +9,9 @@ import (
 	"fmt"
 	"hash/maphash"
 	"log/slog"
+	"net"
 	"os"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"google.golang.org/grpc"
@@ -47,14 +47,16 @@ const (
 
 // Server holds the streams of agents. Its methods are safe for concurrent use.
 type Server struct {
-	opts     Options
-	metrics  *metrics
-	logs     *logLimiter
-	grpc     *grpc.Server
-	registry registry
-	parts    parts
+	opts    Options
+	metrics *metrics
+	logs    *logLimiter
+	// agentLogs is for what agents can cause at will: it must not silence logs.
+	agentLogs *logLimiter
+	grpc      *grpc.Server
+	registry  registry
+	parts     parts
 
-	connections atomic.Int64
+	connections *connections
 	messages    sync.Pool // of *message
 	facts       map[string]bool
 	seed        maphash.Seed
@@ -89,13 +91,16 @@ func New(opts Options) (*Server, error) {
 	}
 	grpccodec.Register()
 	s := &Server{
-		opts:     opts,
-		logs:     &logLimiter{logger: opts.Logger},
-		registry: registry{limit: opts.Limit, byID: make(map[string]*session)},
-		facts:    make(map[string]bool),
-		seed:     maphash.MakeSeed(),
-		drain:    make(chan struct{}),
+		opts:      opts,
+		logs:      &logLimiter{logger: opts.Logger},
+		agentLogs: &logLimiter{logger: opts.Logger},
+		registry:  registry{limit: opts.Limit, byID: make(map[string]*session)},
+		facts:     make(map[string]bool),
+		seed:      maphash.MakeSeed(),
+		drain:     make(chan struct{}),
 	}
+	// Some room for agents that come again before their old connection is gone.
+	s.connections = newConnections(opts.Limit+opts.Limit/4+64, func() { s.count(reasonConnections) })
 	s.messages.New = func() any { return new(message) }
 	for _, f := range fleet.FactFields() {
 		s.facts[f] = true
@@ -103,7 +108,7 @@ func New(opts Options) (*Server, error) {
 	var err error
 	s.metrics, err = newMetrics(opts.Registerer,
 		func() float64 { return float64(s.registry.count()) },
-		func() float64 { return float64(s.connections.Load()) })
+		func() float64 { return float64(s.connections.count()) })
 	if err != nil {
 		return nil, err
 	}
@@ -125,7 +130,7 @@ func New(opts Options) (*Server, error) {
 
 func (s *Server) newGRPC() *grpc.Server {
 	server := grpc.NewServer(
-		grpc.Creds(newAgentCreds(s.opts.TLS, func() { s.count(reasonHandshake) })),
+		grpc.Creds(newAgentCreds(s.opts.TLS, s.handshakeFailed)),
 		grpc.ForceServerCodecV2(rawCodec{pool: mem.DefaultBufferPool()}),
 		grpc.ConnectionTimeout(s.opts.Tuning.HandshakeTimeout),
 		grpc.MaxRecvMsgSize(maxMessageBytes),
@@ -160,10 +165,7 @@ func (s *Server) Run(ctx context.Context) error {
 	defer s.hardStop()
 	work := lifecycle.NewGroup(context.WithoutCancel(ctx))
 	for _, l := range s.opts.Listeners {
-		limited := &limitedListener{
-			Listener: l, open: &s.connections, limit: int64(s.opts.Limit + s.opts.Limit/4 + 64),
-			refused: func() { s.count(reasonConnections) },
-		}
+		limited := &limitedListener{Listener: l, all: s.connections}
 		work.Go("serve agents", func(context.Context) error {
 			err := s.grpc.Serve(limited)
 			if errors.Is(err, grpc.ErrServerStopped) {
@@ -191,6 +193,7 @@ func (s *Server) Run(ctx context.Context) error {
 // stopStreams ends every stream and waits for the receivers.
 func (s *Server) stopStreams() {
 	close(s.drain)
+	s.connections.closeFresh()
 	var deadline sync.WaitGroup
 	finished := make(chan struct{})
 	deadline.Go(func() {
@@ -223,6 +226,11 @@ func (s *Server) flush() {
 func (s *Server) refuse(why reason, code codes.Code, text string) error {
 	s.count(why)
 	return status.Error(code, text)
+}
+
+func (s *Server) handshakeFailed(remote net.Addr, err error) {
+	s.count(reasonHandshake)
+	s.agentLogs.warn("TLS handshake with an agent failed", "remote", remote.String(), "error", err)
 }
 
 func (s *Server) count(why reason) { s.metrics.refused.WithLabelValues(string(why)).Inc() }

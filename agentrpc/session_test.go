@@ -219,6 +219,23 @@ func TestStopIsBounded(t *testing.T) {
 	}, func(o *agentrpc.Options) { o.DrainTimeout = 3 * time.Second })
 }
 
+func TestStopDoesNotWaitForHandshakes(t *testing.T) {
+	inBubble(t, func(t *testing.T, w *world) {
+		conn, err := w.net.Host(agentIP).DialContext(context.Background(), "tcp", serverIP+":"+agentPort)
+		if err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		start := time.Now()
+		w.cancel()
+		w.running.Wait()
+		if took := time.Since(start); took > time.Second {
+			t.Errorf("stopped after %v, because of a connection that says nothing", took)
+		}
+		_ = conn.Close()
+	})
+}
+
 func TestADeadPeerIsNoticed(t *testing.T) {
 	inBubble(t, func(t *testing.T, w *world) {
 		a := w.open("a1", nil)

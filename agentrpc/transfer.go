@@ -103,7 +103,7 @@ func (s *Server) receiveError(sess *session, err error) error {
 	}
 	code := status.Code(err)
 	if code == codes.ResourceExhausted {
-		s.logs.warn("message too large", "remote", sess.peer.addr, "agent_id", sess.id, "error", err)
+		s.agentLogs.warn("message too large", "remote", sess.peer.addr, "agent_id", sess.id, "error", err)
 		return s.refuse(reasonTooLarge, codes.ResourceExhausted, fmt.Sprintf("a message is larger than %d bytes", maxMessageBytes))
 	}
 	if code == codes.Internal { // broken frame or compression
@@ -113,7 +113,7 @@ func (s *Server) receiveError(sess *session, err error) error {
 }
 
 func (s *Server) undecodable(sess *session, err error) error {
-	s.logs.warn("message cannot be decoded", "remote", sess.peer.addr, "agent_id", sess.id, "error", err)
+	s.agentLogs.warn("message cannot be decoded", "remote", sess.peer.addr, "agent_id", sess.id, "error", err)
 	return s.refuse(reasonUndecodable, codes.InvalidArgument, "the message cannot be decoded")
 }
 
@@ -164,7 +164,7 @@ func (s *Server) join(sess *session, m *message) error {
 		return s.refuse(reasonAgentID, codes.InvalidArgument, err.Error())
 	}
 	if !sess.peer.fleetWide && sess.peer.agentID != id {
-		s.logs.warn("agent presented the certificate of another", "remote", sess.peer.addr,
+		s.agentLogs.warn("agent presented the certificate of another", "remote", sess.peer.addr,
 			"agent_id", id, "certificate_agent_id", sess.peer.agentID)
 		return s.refuse(reasonNotItsID, codes.PermissionDenied, "the certificate belongs to another agent")
 	}
@@ -175,6 +175,7 @@ func (s *Server) join(sess *session, m *message) error {
 	}
 	switch s.registry.add(sess, id) {
 	case addRefusedFull:
+		s.logs.warn("session limit reached: agent refused", "limit", s.opts.Limit)
 		return s.refuse(reasonSessions, codes.ResourceExhausted, "this node holds as many agents as it may")
 	case addRefusedEnded:
 		return sess.line.cause
@@ -264,7 +265,7 @@ func (s *Server) logAgentError(sess *session, n notable) {
 		s.metrics.undecodableBodies.Inc()
 		return
 	}
-	s.logs.warn("agent reports an error", "agent_id", sess.id, "data_type", int32(n.dataType),
+	s.agentLogs.warn("agent reports an error", "agent_id", sess.id, "data_type", int32(n.dataType),
 		"name", string(clip(name, maxLoggedBytes)), "text", string(clip(text, maxLoggedBytes)))
 }
 

@@ -65,7 +65,7 @@ func (s *Server) upload(_ any, stream grpc.ServerStream) error {
 	sub, err := s.takeUpload(in, peer)
 	if sub.Token == "" && err != nil { // no task: nobody to tell
 		s.countUpload("refused")
-		s.logs.warn("upload refused", "remote", peer.addr, "error", err)
+		s.agentLogs.warn("upload refused", "remote", peer.addr, "error", err)
 		return stream.SendMsg(&agentpb.UploadResponse{Status: agentpb.UploadResponse_FAILED})
 	}
 	result := fleet.TaskResult{Token: sub.Token, AgentID: sub.AgentID, At: time.Now().Unix(), State: fleet.SubTaskSucceeded, Message: in.name}
@@ -83,7 +83,35 @@ func (s *Server) upload(_ any, stream grpc.ServerStream) error {
 	if !s.parts.results.add(ctx, result) {
 		s.metrics.results.WithLabelValues("lost").Inc()
 	}
+	s.announce(ctx, result)
 	return stream.SendMsg(&agentpb.UploadResponse{Status: answer})
+}
+
+// announce writes the outcome of an upload to the record log as if the agent
+// had replied, for those who read replies there. It needs the agent's session.
+func (s *Server) announce(ctx context.Context, r fleet.TaskResult) {
+	sess := s.registry.get(r.AgentID)
+	if sess == nil {
+		return
+	}
+	said := statusSucceed
+	if r.State != fleet.SubTaskSucceeded {
+		said = statusFailed
+	}
+	var body []byte
+	for _, pair := range [][2]string{{"token", r.Token}, {"status", said}, {"msg", r.Message}} {
+		body = appendEntry(body, pair[0], pair[1])
+	}
+	sess.mu.Lock()
+	m := message{identity: sess.obs.identity} // replaced, never changed
+	sess.mu.Unlock()
+	record := encodeRecord(int32(fleet.DataTypeTaskResult), r.At, body)
+	if err := m.stamp(r.At, *sess.tags.Load()); err != nil {
+		return // never: it is one record
+	}
+	if err := s.opts.Log.Append(ctx, r.AgentID, [][]byte{record}, m.suffix); err != nil {
+		s.logs.warn("record log does not take the outcome of an upload", "agent_id", r.AgentID, "error", err)
+	}
 }
 
 func (s *Server) countUpload(outcome string) { s.metrics.uploads.WithLabelValues(outcome).Inc() }

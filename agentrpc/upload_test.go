@@ -16,9 +16,11 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 
 	"muster/agentrpc"
 	"muster/fleet"
@@ -86,6 +88,8 @@ func (w *world) lastResult() fleet.TaskResult {
 func TestUpload(t *testing.T) {
 	inBubble(t, func(t *testing.T, w *world) {
 		w.asksForFile(fleet.DataTypeAgentUpload)
+		a := w.open("a1", nil)
+		a.send(record(59))
 		data := []byte(strings.Repeat("core dump ", 100_000))
 		answer, err := w.upload(nil, "t.1", data)
 		if err != nil || answer.GetStatus() != agentpb.UploadResponse_SUCCESS {
@@ -95,6 +99,15 @@ func TestUpload(t *testing.T) {
 		name := hex.EncodeToString(sum[:])
 		if got := w.lastResult(); got.Token != "t.1" || got.AgentID != "a1" || got.State != fleet.SubTaskSucceeded || got.Message != name {
 			t.Errorf("result %+v", got)
+		}
+		values := w.log.of("a1")
+		reply, item := mqData(t, values[len(values)-1]), new(agentpb.Item)
+		if err := proto.Unmarshal(reply.GetBody(), item); err != nil {
+			t.Fatal(err)
+		}
+		want := map[string]string{"token": "t.1", "status": "succeed", "msg": name}
+		if diff := cmp.Diff(want, item.GetFields()); diff != "" || reply.GetDataType() != 5100 || reply.GetHostname() != "host-a1" {
+			t.Errorf("reply in the log %v: %s", reply, diff)
 		}
 		if got := w.files(); len(got) != 1 || got[0] != name {
 			t.Fatalf("files %v, want %s", got, name)

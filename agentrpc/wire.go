@@ -140,6 +140,13 @@ func mapEntry(b []byte) (key, value []byte, err error) {
 	return key, value, nil
 }
 
+// appendEntry adds an entry to an Item.
+func appendEntry(b []byte, key, value string) []byte {
+	entry := appendText(appendText(nil, 1, []byte(key)), 2, []byte(value))
+	b = protowire.AppendTag(b, 1, protowire.BytesType)
+	return protowire.AppendBytes(b, entry)
+}
+
 // itemFields copies all entries of an Item.
 func itemFields(body []byte) (map[string]string, error) {
 	fields := make(map[string]string)
