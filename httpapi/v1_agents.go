@@ -20,6 +20,9 @@ import (
 // the page ends there, with fewer items than asked for and a next.
 const maxAgentScan = 20_000
 
+// agentScanChunk is how many IDs are read at once where few agents pass.
+const agentScanChunk = 1000
+
 func (a *API) v1AgentRoutes() []Route {
 	read, write := permit(fleet.PermFleetRead), permit(fleet.PermFleetWrite)
 	return []Route{
@@ -122,9 +125,9 @@ func readAgentFilter(values url.Values) (agentFilter, error) {
 // have been looked at.
 func (a *API) scanAgents(ctx context.Context, f agentFilter, ids func(after string, n int) ([]string, error), after string, limit int) (apiv1.Page[apiv1.Agent], error) {
 	p := apiv1.Page[apiv1.Agent]{Items: []apiv1.Agent{}}
-	const chunkSize = apiv1.MaxPageLimit
+	size := limit + 1 // all that is needed where every agent passes
 	for looked := 0; ; {
-		chunk, err := ids(after, chunkSize)
+		chunk, err := ids(after, size)
 		if err != nil {
 			return p, err
 		}
@@ -151,9 +154,10 @@ func (a *API) scanAgents(ctx context.Context, f agentFilter, ids func(after stri
 			}
 			p.Items = append(p.Items, item)
 		}
-		if len(chunk) < chunkSize {
+		if len(chunk) < size {
 			return p, nil
 		}
+		size = agentScanChunk
 		if err := ctx.Err(); err != nil {
 			return p, err
 		}
