@@ -192,11 +192,11 @@ func TestV1AgentBundle(t *testing.T) {
 	equal(t, "bundle", map[string]any{"ca": "CA", "cert": "fleet prod", "key": "KEY", "not_after": "2026-03-14T10:26:53Z"}, got)
 	equal(t, "agent", "agent a1", w.v1("POST /v1/pki/agent-bundles", q(`{"kind":"agent","agent_id":"a1"}`), 201)["cert"])
 	for body, field := range map[string]string{
-		`{"kind":"fleet"}`: "name",
-		`{"kind":"fleet","name":"f","agent_id":"a1"}`: "agent_id",
-		`{"kind":"agent"}`:                            "agent_id",
-		`{"kind":"agent","agent_id":"a b"}`:           "agent_id",
-		`{"kind":"node","name":"f"}`:                  "kind",
+		`{"kind":"agent","agent_id":"a b"}`:          "agent_id",
+		`{"kind":"node","name":"f"}`:                 "kind",
+		`{"kind":"fleet"}`:                           "name",
+		`{"kind":"agent"}`:                           "agent_id",
+		`{"kind":"fleet","name":"f","agent_id":"a"}`: "agent_id",
 	} {
 		equal(t, body, field, w.v1("POST /v1/pki/agent-bundles", q(body), 400)["field"])
 	}
