@@ -180,3 +180,9 @@ func (s *Store) FirstLogIndex() uint64 {
 	}
 	return first
 }
+
+// Syncs tells whether every commit of the state is synced.
+func (s *Store) Syncs() bool {
+	db := s.files.state.current.db
+	return !db.NoSync && !db.NoGrowSync
+}

@@ -109,7 +109,11 @@ func TestFormatsAreFrozen(t *testing.T) {
 	must(t, err)
 	var state strings.Builder
 	for _, k := range slices.Sorted(maps.Keys(items)) {
-		fmt.Fprintf(&state, "%s %s\n", k, items[k])
+		content := items[k]
+		if strings.ContainsRune(content, 0) {
+			content = fmt.Sprintf("%q", content)
+		}
+		fmt.Fprintf(&state, "%s %s\n", k, content)
 	}
 	fmt.Fprintf(&state, "hash %s\n", s.Status().Hash)
 	golden(t, "state.txt", state.String())

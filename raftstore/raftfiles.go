@@ -13,6 +13,7 @@ import (
 	"github.com/hashicorp/raft"
 	wal "github.com/hashicorp/raft-wal"
 	"github.com/hashicorp/raft-wal/metadb"
+	"go.etcd.io/bbolt"
 )
 
 // raftLog is raft's log with its meta store, which raft-wal itself never closes.
@@ -47,23 +48,20 @@ func openLog(dir string, pos position, opts *Options) (*raftLog, error) {
 	return l, nil
 }
 
-// checkMeta opens the log's meta store once, read-only: bbolt panics on a
-// damaged file, and raft-wal would wait for ever for one that is in use.
+// checkMeta reads the log's meta store once: bbolt panics on a damaged file,
+// and raft-wal would wait for ever for one that is in use.
 func checkMeta(path string) error {
 	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
-	f, err := openStateFile(path, 1)
-	if err != nil {
-		return err
-	}
-	err = f.read(func(v view) error {
-		for err := range v.tx.Check() {
+	return inspect(path, true, func(v view) error {
+		if err := walkPages(v); err != nil {
 			return err
 		}
-		return nil
+		return v.tx.ForEach(func(_ []byte, b *bbolt.Bucket) error {
+			return b.ForEach(func(_, _ []byte) error { return nil })
+		})
 	})
-	return errors.Join(err, f.db.Close())
 }
 
 func reseed(dir string) string {

@@ -183,18 +183,19 @@ func (s *snapshotSink) Close() error {
 // stamp checks the received file and writes raft's own word on its position and
 // configuration into it: a restored backup stands elsewhere in the log.
 func (s *snapshotSink) stamp() error {
+	pos, err := checkState(s.path())
+	if err != nil {
+		return err
+	}
 	f, err := openStateFile(s.path(), 1)
 	if err != nil {
 		return err
 	}
-	pos, err := f.check()
-	if err == nil {
-		pos.Index, pos.Term = s.meta.Index, s.meta.Term
-		err = f.write(func(tx *bbolt.Tx) error {
-			return errors.Join(putLocal(tx, keyPosition, pos),
-				putLocal(tx, keyConfiguration, configuration{Index: s.meta.ConfigurationIndex, Config: s.meta.Configuration}))
-		})
-	}
+	pos.Index, pos.Term = s.meta.Index, s.meta.Term
+	err = f.write(func(tx *bbolt.Tx) error {
+		return errors.Join(putLocal(tx, keyPosition, pos),
+			putLocal(tx, keyConfiguration, configuration{Index: s.meta.ConfigurationIndex, Config: s.meta.Configuration}))
+	})
 	return errors.Join(err, f.db.Close())
 }
 

@@ -55,15 +55,21 @@ type stateFile struct {
 	retired bool
 }
 
-// openState opens dir's state file, and makes an empty one if there is none.
-func openState(dir string, mmapBytes int) (*stateFile, error) {
+// openState checks and opens dir's state file, and makes an empty one if there
+// is none.
+func openState(dir string, mmapBytes int) (*stateFile, position, error) {
 	path := filepath.Join(dir, stateFileName)
 	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
 		if err := createState(dir, path); err != nil {
-			return nil, err
+			return nil, position{}, err
 		}
 	}
-	return openStateFile(path, mmapBytes)
+	pos, err := checkState(path)
+	if err != nil {
+		return nil, pos, err
+	}
+	f, err := openStateFile(path, mmapBytes)
+	return f, pos, err
 }
 
 // createState renames a complete file into place, so that a crash in between
@@ -94,17 +100,33 @@ func createState(dir, path string) error {
 	return syncDir(dir)
 }
 
-func openStateFile(path string, mmapBytes int) (f *stateFile, err error) {
+// openStateFile opens a file that inspect found sound: to write, bbolt walks
+// through all of it in a goroutine of its own, where a panic cannot be caught.
+func openStateFile(path string, mmapBytes int) (*stateFile, error) {
+	return openBolt(path, &bbolt.Options{
+		Timeout: time.Second, NoFreelistSync: true, FreelistType: bbolt.FreelistMapType,
+		InitialMmapSize: mmapBytes,
+	})
+}
+
+// inspect opens a bbolt file read-only and runs fn in a transaction. freelist
+// reads the list of free pages too, which only a file that keeps one may ask for.
+func inspect(path string, freelist bool, fn func(v view) error) error {
+	f, err := openBolt(path, &bbolt.Options{Timeout: time.Second, ReadOnly: true, PreLoadFreelist: freelist})
+	if err != nil {
+		return err
+	}
+	return errors.Join(f.read(fn), f.db.Close())
+}
+
+func openBolt(path string, opts *bbolt.Options) (f *stateFile, err error) {
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer func() {
 		if p := recover(); p != nil {
 			f, err = nil, storageFault(path, p)
 		}
 	}()
-	db, err := bbolt.Open(path, 0o600, &bbolt.Options{
-		Timeout: time.Second, NoFreelistSync: true, FreelistType: bbolt.FreelistMapType,
-		InitialMmapSize: mmapBytes,
-	})
+	db, err := bbolt.Open(path, 0o600, opts)
 	if err != nil {
 		return nil, storageFault(path, err)
 	}
@@ -171,13 +193,17 @@ func readPosition(v view) (position, configuration) {
 	return pos, conf
 }
 
-// check reads the whole file once: every checksum, and the hash over all of it.
-func (f *stateFile) check() (pos position, err error) {
-	err = f.read(func(v view) error {
+// checkState reads a whole state file once: every page that is in use, every
+// checksum, and the hash over all of it.
+func checkState(path string) (pos position, err error) {
+	err = inspect(path, false, func(v view) error {
+		if err := walkPages(v); err != nil {
+			return err
+		}
 		pos, _ = readPosition(v)
 		if pos.FileFormat > stateFileFormat {
 			return fmt.Errorf("%s was written by a newer version (format %d, this one knows %d): start that version",
-				f.path, pos.FileFormat, stateFileFormat)
+				path, pos.FileFormat, stateFileFormat)
 		}
 		if sum := hashState(v).String(); sum != pos.Hash {
 			panic(damage{fmt.Sprintf("its content hashes to %s, not to %s", sum, pos.Hash)})

@@ -94,15 +94,11 @@ func (s *Store) open() (err error) {
 	if err := removeLeftovers(dir); err != nil {
 		return err
 	}
-	state, err := openState(dir, s.opts.Tuning.MmapBytes)
+	state, pos, err := openState(dir, s.opts.Tuning.MmapBytes)
 	if err != nil {
 		return err
 	}
 	s.files.state.current = state
-	pos, err := state.check()
-	if err != nil {
-		return err
-	}
 	if s.files.log, err = openLog(dir, pos, &s.opts); err != nil {
 		return err
 	}

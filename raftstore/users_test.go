@@ -5,6 +5,7 @@ package raftstore_test
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -43,7 +44,7 @@ func TestUsers(t *testing.T) {
 		"meta too large":  n.PutMeta(ctx, "k", make([]byte, 70<<10)),
 		"too large value": n.UpdateUser(ctx, "bob", fleet.UserChange{Avatar: new(strings.Repeat("x", 300<<10))}, ""),
 	} {
-		if refusal, ok := err.(*fleet.Refusal); !ok && what != "too large value" {
+		if refusal, ok := errors.AsType[*fleet.Refusal](err); !ok && what != "too large value" {
 			t.Errorf("%s: error = %v, want a refusal", what, err)
 		} else if ok && refusal.Detail == "" {
 			t.Errorf("%s: the refusal says nothing", what)
