@@ -115,6 +115,10 @@ func (s *Server) carryOut(sess *session, d fleet.Dispatch, granted bool) error {
 		s.report(sess, d, fleet.SubTaskFailed, err.Error())
 		return nil
 	}
+	if sess.isEnded() { // while the mark was committed: the agent is elsewhere
+		s.countTask("failed")
+		return nil
+	}
 	if !s.parts.awaits.claim(d.TaskID) {
 		s.countTask("cancelled")
 		return nil

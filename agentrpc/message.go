@@ -39,6 +39,10 @@ const (
 	// maxStampedBytes bounds what one message may grow to by that repetition. A
 	// stock agent sends at most 2,048 records at once.
 	maxStampedBytes = 64 << 20
+	// maxRecords bounds what taking a message of tiny records apart costs.
+	maxRecords = 1 << 18
+	// keepRecords is the largest list of records that is used again.
+	keepRecords = 1 << 12
 )
 
 var (
@@ -73,6 +77,10 @@ type notable struct {
 }
 
 func (m *message) reset() {
+	if cap(m.records) > keepRecords {
+		*m = message{}
+		return
+	}
 	for i := range m.ips {
 		clear(m.ips[i])
 		m.ips[i] = m.ips[i][:0]
@@ -117,6 +125,9 @@ func (m *message) parse(b []byte) error {
 // field takes a length-delimited field 1 to 9 of RawData.
 func (m *message) field(num protowire.Number, v []byte) error {
 	if num == rawRecords {
+		if len(m.records) == maxRecords {
+			return errTooManyRecs
+		}
 		return m.record(v)
 	}
 	if !utf8.Valid(v) {

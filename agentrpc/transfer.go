@@ -131,6 +131,8 @@ func (s *Server) take(sess *session, raw []byte) error {
 			return s.refuse(reasonAgentID, codes.InvalidArgument, err.Error())
 		}
 		return s.refuse(reasonTooLarge, codes.InvalidArgument, err.Error())
+	case errors.Is(err, errTooManyRecs):
+		return s.refuse(reasonTooLarge, codes.InvalidArgument, err.Error())
 	case err != nil:
 		return s.undecodable(sess, err)
 	}
