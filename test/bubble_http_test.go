@@ -45,7 +45,7 @@ func TestBubbleBadRequests(t *testing.T) {
 			{"POST", api + "/getTask/filter", fmt.Sprintf(filter, "$gtt"), "$gtt"},
 			{"POST", api + "/getSubTask/filter", fmt.Sprintf(filter, ""), "operator"},
 			{"POST", api + "/getStatus/filter", `{"filter":[],"condition":"$xor"}`, "$xor"},
-			{"POST", api + "/updateDefaultConfig", `{"type":"agent","config":[{"name":"driver","versoin":"2"}]}`, "versoin"},
+			{"POST", api + "/updateDefaultConfig", `{"type":"agent","config":[{"name":"driver","colour":"2"}]}`, "colour"},
 			{"POST", api + "/createTask/config", `{"id_list":["witness"],"data":{"config":[{"name":"driver","sha":"2"}]}}`, "sha"},
 			{"POST", api + "/updateDefaultConfig", `{"type":"agent","config":[]}`, "empty"},
 			{"POST", api + "/updateDefaultConfig", `{"type":"agent","config":[{"name":"driver","sha256":"xyz"}]}`, "sha256"},

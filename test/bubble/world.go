@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"path/filepath"
+	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -107,8 +108,8 @@ func newWorld(t *testing.T, dir string) *World {
 
 // end stops all that still runs.
 func (w *World) end() {
-	for i := len(w.closers) - 1; i >= 0; i-- {
-		w.closers[i]()
+	for _, closer := range slices.Backward(w.closers) {
+		closer()
 	}
 	if w.Node != nil {
 		w.Stop()
@@ -121,6 +122,9 @@ func (w *World) end() {
 
 // later has a function called at the end of the test, before the node stops.
 func (w *World) later(f func()) { w.closers = append(w.closers, f) }
+
+// Go runs a function that has ended before the test has.
+func (w *World) Go(f func()) { w.running.Go(f) }
 
 // Start starts the node and waits until it is ready.
 func (w *World) Start() {
