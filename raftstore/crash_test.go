@@ -106,6 +106,7 @@ func crashRun(t *testing.T, dir string, life time.Duration, start bool) (acknowl
 
 // Whatever the instant of kill -9, everything acknowledged is there afterwards.
 func TestKilledAtAnyInstant(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	rounds := 50
 	if testing.Short() {

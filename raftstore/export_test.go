@@ -4,6 +4,7 @@
 package raftstore
 
 import (
+	"context"
 	"fmt"
 
 	"github.com/hashicorp/raft"
@@ -186,3 +187,12 @@ func (s *Store) Syncs() bool {
 	db := s.files.state.current.db
 	return !db.NoSync && !db.NoGrowSync
 }
+
+// Gate is what groups writes.
+type Gate struct{ gate }
+
+// Enter waits for a turn.
+func (g *Gate) Enter(ctx context.Context) error { return g.enter(ctx) }
+
+// Leave ends it.
+func (g *Gate) Leave() { g.leave() }

@@ -30,6 +30,7 @@ func takePictures(t *testing.T, writes int) pictures {
 	base := t.TempDir()
 	dir := filepath.Join(base, "n1")
 	opts := options(dir)
+	opts.Tuning.SegmentBytes = 128 << 10
 	n := run(t, opts)
 	must(t, n.Bootstrap(t.Context(), "cluster-1", []byte("ca")))
 	if !n.Syncs() {
@@ -83,11 +84,12 @@ func (p pictures) holds(t *testing.T, s *raftstore.Store, i int) {
 // The power fails while the log or the state is written: of what was written
 // since the last sync, only a random part reached the disk.
 func TestPowerLoss(t *testing.T) {
-	p := takePictures(t, 16)
+	t.Parallel()
+	p := takePictures(t, 12)
 	segment, err := filepath.Glob(filepath.Join(p.dirs[0], "log", "*.wal"))
 	must(t, err)
 	wal := filepath.Join("log", filepath.Base(segment[0]))
-	for round := range 60 {
+	for round := range 40 {
 		i := rand.IntN(len(p.dirs) - 1)
 		old, next := p.dirs[i], p.dirs[i+1]
 		dir := filepath.Join(t.TempDir(), "d")
@@ -131,10 +133,11 @@ func TestPowerLoss(t *testing.T) {
 // A disk that lies about syncing leaves a mix of old and new pages. bbolt's own
 // check may not see it; the walk over the pages and the hash over the state do.
 func TestLyingDisk(t *testing.T) {
-	p := takePictures(t, 24)
+	t.Parallel()
+	p := takePictures(t, 20)
 	last := len(p.dirs) - 1
 	opened, refused := 0, 0
-	for range 40 {
+	for range 20 {
 		i := rand.IntN(last)
 		dir := filepath.Join(t.TempDir(), "d")
 		copyDir(t, p.dirs[last], dir)

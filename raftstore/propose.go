@@ -76,6 +76,14 @@ func (s *Store) submit(ctx context.Context, e envelope) (answer, error) {
 		s.metrics.proposals.WithLabelValues(outcomeNoLeader).Inc()
 		return answer{}, notLeader(r)
 	}
+	if err := s.gate.enter(ctx); err != nil {
+		s.metrics.proposals.WithLabelValues(outcomeNoLeader).Inc()
+		if errors.Is(err, fleet.ErrTimeout) {
+			err = fmt.Errorf("no turn within %s: %w", writeWait, fleet.ErrUnavailable)
+		}
+		return answer{}, fmt.Errorf("waiting to write: %w", err)
+	}
+	defer s.gate.leave()
 	e.At = max(s.now(), s.fsm.last.Load().logTime)
 	data, err := encodeEnvelope(e)
 	if err != nil {

@@ -45,6 +45,7 @@ type Store struct {
 	// leadTerm is the term in which this node leads and has applied all before it.
 	leadTerm atomic.Uint64
 
+	gate     gate
 	waits    sync.WaitGroup // goroutines that wait for raft's futures
 	stopMu   sync.RWMutex
 	stopped  bool // guarded by stopMu: no new writes
