@@ -107,7 +107,7 @@ func (s *Store) WaitReady(ctx context.Context) error {
 	case <-s.ready:
 		return nil
 	case <-ctx.Done():
-		return fmt.Errorf("waiting for the replicated state: %w", errors.Join(ctx.Err(), fleet.ErrUnavailable))
+		return fmt.Errorf("waiting for the replicated state: %w: %w", ctx.Err(), fleet.ErrUnavailable)
 	}
 }
 

@@ -196,3 +196,19 @@ func (g *Gate) Enter(ctx context.Context) error { return g.enter(ctx) }
 
 // Leave ends it.
 func (g *Gate) Leave() { g.leave() }
+
+// SetLastNumber makes the next agent get number n+1.
+func (s *Store) SetLastNumber(n uint32) error {
+	return s.files.state.current.write(func(tx *bbolt.Tx) error {
+		b, err := newBatch(tx)
+		if err != nil {
+			return err
+		}
+		c := newChange(tx, 0, 0)
+		c.setCounters(counters{LastNumber: n})
+		if err := b.flush(c); err != nil {
+			return err
+		}
+		return b.finish()
+	})
+}

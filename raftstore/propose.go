@@ -72,6 +72,9 @@ func (s *Store) submit(ctx context.Context, e envelope) (answer, error) {
 	if r == nil {
 		return answer{}, fmt.Errorf("the store is not running: %w", fleet.ErrUnavailable)
 	}
+	if s.closed() {
+		return answer{}, fleet.ErrClosed
+	}
 	if r.State() != raft.Leader {
 		s.metrics.proposals.WithLabelValues(outcomeNoLeader).Inc()
 		return answer{}, notLeader(r)
@@ -108,6 +111,12 @@ func (s *Store) submit(ctx context.Context, e envelope) (answer, error) {
 	}
 	s.metrics.proposals.WithLabelValues(outcomeAnswered).Inc()
 	return o.answer, nil
+}
+
+func (s *Store) closed() bool {
+	s.stopMu.RLock()
+	defer s.stopMu.RUnlock()
+	return s.stopped || s.fsm.broken.Load()
 }
 
 // enqueue hands data to raft unless the store is stopping; done holds raft's

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -150,4 +151,30 @@ func TestRestartKeepsAll(t *testing.T) {
 	if ca, ok := n.Meta(raftstore.MetaCA); !ok || string(ca) != "sealed ca" {
 		t.Fatalf("Meta = %q, %v", ca, ok)
 	}
+}
+
+// A node pushes nothing before it was current once, nor while others are ahead.
+func TestCurrent(t *testing.T) {
+	opts := options(t.TempDir())
+	var ahead atomic.Uint64
+	opts.PeersApplied = ahead.Load
+	n := run(t, opts)
+	if n.Current() || n.Bootstrapped() {
+		t.Fatal("an empty node is current or a member")
+	}
+	wantError(t, n.WaitReady(within(t, 10*time.Millisecond)), fleet.ErrUnavailable)
+	wantError(t, n.PutMeta(t.Context(), "k", nil), fleet.ErrUnavailable)
+	must(t, n.Bootstrap(t.Context(), "cluster-1", []byte("ca")))
+	must(t, n.Bootstrap(t.Context(), "cluster-2", []byte("other"))) // the first one stands
+	if st := n.Status(); !n.Current() || st.ClusterID != "cluster-1" || st.Role != "leader" || st.Leader != st.ServerID {
+		t.Fatalf("Status = %+v", st)
+	}
+	ahead.Store(1 << 40)
+	if n.Current() {
+		t.Fatal("a node that is behind the others calls itself current")
+	}
+	n.stop()
+	_, err := n.Users()
+	wantError(t, err, fleet.ErrClosed)
+	wantError(t, n.PutMeta(t.Context(), "k", nil), fleet.ErrClosed)
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"muster/fleet"
+	"muster/raftstore"
 )
 
 func newTask(id string) fleet.NewTask {
@@ -201,4 +202,77 @@ func TestTimePasses(t *testing.T) {
 		}
 		n.stop()
 	})
+}
+
+// Targets on both sides of a chunk's end are one task.
+func TestTaskOverChunks(t *testing.T) {
+	s := machine(t)
+	must(t, s.SetLastNumber(1<<16-3))
+	ids := []string{"a1", "a2", "a3", "a4", "a5"} // numbers 65534 to 65538
+	task := newTask("k1")
+	task.Run, task.Delivery = false, fleet.DeliveryRetry
+	_, err := s.ApplyBatch(
+		raftstore.Entry(1, 10, "", &raftstore.ReportAgentsCmd{Agents: reports(ids...)}),
+		raftstore.Entry(2, 10, "", &raftstore.CreateTaskCmd{Task: task, Targets: ids}),
+		raftstore.Entry(3, 10, "", &raftstore.RunTaskCmd{ID: "k1", Millionths: 600_000}),
+		raftstore.Entry(4, 10, "", &raftstore.MarkSentCmd{Marks: []fleet.TaskMark{{TaskID: "k1", Number: 1<<16 - 1}, {TaskID: "k1", Number: 1 << 16}}}),
+	)
+	must(t, err)
+	want := map[string]fleet.SubTaskState{
+		"a1": fleet.SubTaskPending, "a2": fleet.SubTaskSent, "a3": fleet.SubTaskSent, "a4": fleet.SubTaskWaiting, "a5": fleet.SubTaskWaiting,
+	}
+	got := map[string]fleet.SubTaskState{}
+	for after := uint32(0); ; { // one by one, over the end
+		page, err := s.SubTasks("k1", after, 1)
+		must(t, err)
+		if len(page) == 0 {
+			break
+		}
+		after = page[0].Number
+		got[page[0].AgentID] = page[0].State
+	}
+	if d := cmp.Diff(want, got); d != "" {
+		t.Fatal(d)
+	}
+	if all, _ := s.SubTasks("k1", 0, 4); len(all) != 4 || all[3].Number != 1<<16+1 {
+		t.Fatalf("SubTasks = %+v", all)
+	}
+	for id, n := range map[string]int{"a1": 1, "a3": 1, "a4": 0} {
+		if todo := s.PendingDispatch(id); len(todo) != n {
+			t.Fatalf("PendingDispatch(%s) = %+v", id, todo)
+		}
+	}
+	_, err = s.ApplyBatch(raftstore.Entry(5, 1<<40, "", &raftstore.Tick{}))
+	must(t, err)
+	if k, _ := s.Task("k1"); k.Counts != (fleet.TaskCounts{Total: 5, Expired: 3, Unknown: 2}) {
+		t.Fatalf("after the deadline: %+v", k.Counts)
+	}
+}
+
+// A tick forgets tasks a month after their end, with all that was theirs.
+func TestTasksAreForgotten(t *testing.T) {
+	s := machine(t)
+	own := newTask("k1")
+	own.Command.Task.Token = "own"
+	_, err := s.ApplyBatch(
+		raftstore.Entry(1, 10, "", &raftstore.ReportAgentsCmd{Agents: reports("a1")}),
+		raftstore.Entry(2, 10, "", &raftstore.Tick{}))
+	must(t, err)
+	before, _ := s.Dump()
+	_, err = s.ApplyBatch(
+		raftstore.Entry(3, 10, "", &raftstore.CreateTaskCmd{Task: own, Targets: []string{"a1"}}),
+		raftstore.Entry(4, 10, "", &raftstore.SetResultsCmd{Results: []fleet.TaskResult{{Token: "own", AgentID: "a1", State: fleet.SubTaskFailed}}}),
+		raftstore.Entry(5, 10, "", &raftstore.CreateTaskCmd{Task: newTask("part"), Part: true}),
+		raftstore.Entry(6, 10, "", &raftstore.AddTargetsCmd{ID: "part", Targets: []string{"a1"}}),
+		raftstore.Entry(7, 700, "", &raftstore.Tick{}), // the part was never completed
+		raftstore.Entry(8, 10+30*24*3600-1, "", &raftstore.Tick{}))
+	must(t, err)
+	if tasks, _ := s.Tasks("", 0); len(tasks) != 1 || tasks[0].ID != "k1" {
+		t.Fatalf("Tasks = %+v", tasks)
+	}
+	_, err = s.ApplyBatch(raftstore.Entry(9, 10+30*24*3600, "", &raftstore.Tick{}))
+	must(t, err)
+	if after, _ := s.Dump(); !cmp.Equal(before, after) {
+		t.Fatalf("something stays: %s", cmp.Diff(before, after))
+	}
 }
