@@ -119,14 +119,19 @@ func TestSnapshotInstall(t *testing.T) {
 
 		// Killed at each of the steps, the node starts and catches up.
 		for step, dir := range images {
-			o, trans := clusterOptions(dir, "n2")
-			wire(t1, trans)
-			again := run(t, o)
-			eventually(t, "caught up after a kill when "+step, func() bool { return again.Status().Hash == n1.Status().Hash })
-			again.stop()
+			catchesUp(t, n1, t1, dir, step)
 		}
 		n1.stop()
 	})
+}
+
+func catchesUp(t *testing.T, leader *node, wired *raft.InmemTransport, dir, step string) {
+	t.Helper()
+	opts, trans := clusterOptions(dir, "n2")
+	wire(wired, trans)
+	n := run(t, opts)
+	eventually(t, "caught up after a kill when "+step, func() bool { return n.Status().Hash == leader.Status().Hash })
+	n.stop()
 }
 
 func logBegin(n *node) uint64 { return n.FirstLogIndex() }

@@ -5,6 +5,7 @@ package raftstore_test
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -26,24 +27,7 @@ func TestUsers(t *testing.T) {
 	must(t, n.CreateUser(ctx, fleet.User{Name: "bob", Level: 3, PasswordHash: "h2"}))
 
 	before, _ := n.Dump()
-	for what, err := range map[string]error{
-		"twice":           n.CreateUser(ctx, fleet.User{Name: "bob", PasswordHash: "h"}),
-		"last admin":      n.UpdateUser(ctx, "admin", fleet.UserChange{Level: new(3)}, ""),
-		"no admin left":   n.DeleteUsers(ctx, []string{"bob", "admin"}),
-		"unknown":         n.DeleteUsers(ctx, []string{"bob", "eve"}),
-		"update unknown":  n.UpdateUser(ctx, "eve", fleet.UserChange{Avatar: new("x")}, ""),
-		"bad name":        n.CreateUser(ctx, fleet.User{Name: "a b", PasswordHash: "h"}),
-		"bad level":       n.CreateUser(ctx, fleet.User{Name: "c", Level: 9, PasswordHash: "h"}),
-		"empty password":  n.UpdateUser(ctx, "bob", fleet.UserChange{PasswordHash: new("")}, ""),
-		"unknown token":   n.RevokeToken(ctx, "t9"),
-		"touch unknown":   n.TouchToken(ctx, "t9", 5),
-		"stranger's":      n.CreateToken(ctx, token("t1", "eve")),
-		"unknown key":     n.DeleteKey(ctx, "ak"),
-		"key scope":       n.AddKey(ctx, fleet.AccessKey{AccessKey: "ak", Scope: "all"}, []byte("s")),
-		"meta key":        n.PutMeta(ctx, "a\x00b", nil),
-		"meta too large":  n.PutMeta(ctx, "k", make([]byte, 70<<10)),
-		"too large value": n.UpdateUser(ctx, "bob", fleet.UserChange{Avatar: new(strings.Repeat("x", 300<<10))}, ""),
-	} {
+	for what, err := range userRefusals(ctx, n) {
 		if refusal, ok := errors.AsType[*fleet.Refusal](err); !ok && what != "too large value" {
 			t.Errorf("%s: error = %v, want a refusal", what, err)
 		} else if ok && refusal.Detail == "" {
@@ -119,4 +103,25 @@ func TestKeySecretsAreSealed(t *testing.T) {
 	must(t, n.DeleteKey(ctx, "ak"))
 	_, _, err = n.KeySecret("ak")
 	wantError(t, err, fleet.ErrNotFound)
+}
+
+func userRefusals(ctx context.Context, n *node) map[string]error {
+	return map[string]error{
+		"twice":           n.CreateUser(ctx, fleet.User{Name: "bob", PasswordHash: "h"}),
+		"last admin":      n.UpdateUser(ctx, "admin", fleet.UserChange{Level: new(3)}, ""),
+		"no admin left":   n.DeleteUsers(ctx, []string{"bob", "admin"}),
+		"unknown":         n.DeleteUsers(ctx, []string{"bob", "eve"}),
+		"update unknown":  n.UpdateUser(ctx, "eve", fleet.UserChange{Avatar: new("x")}, ""),
+		"bad name":        n.CreateUser(ctx, fleet.User{Name: "a b", PasswordHash: "h"}),
+		"bad level":       n.CreateUser(ctx, fleet.User{Name: "c", Level: 9, PasswordHash: "h"}),
+		"empty password":  n.UpdateUser(ctx, "bob", fleet.UserChange{PasswordHash: new("")}, ""),
+		"unknown token":   n.RevokeToken(ctx, "t9"),
+		"touch unknown":   n.TouchToken(ctx, "t9", 5),
+		"stranger's":      n.CreateToken(ctx, token("t1", "eve")),
+		"unknown key":     n.DeleteKey(ctx, "ak"),
+		"key scope":       n.AddKey(ctx, fleet.AccessKey{AccessKey: "ak", Scope: "all"}, []byte("s")),
+		"meta key":        n.PutMeta(ctx, "a\x00b", nil),
+		"meta too large":  n.PutMeta(ctx, "k", make([]byte, 70<<10)),
+		"too large value": n.UpdateUser(ctx, "bob", fleet.UserChange{Avatar: new(strings.Repeat("x", 300<<10))}, ""),
+	}
 }
