@@ -92,7 +92,7 @@ func TestBubbleHeartbeatIsSeenWithinASecond(t *testing.T) {
 				}
 				return nil
 			})
-			time.Sleep(time.Minute)
+			w.Pass(time.Minute)
 		}
 	})
 }
@@ -102,7 +102,7 @@ func TestBubbleConfigFollowsTheFirstHeartbeat(t *testing.T) {
 		setDefaultConfig(w, "1.0", "collector", "driver")
 		a := w.Open("a1")
 		a.Send(bubble.NewRecord(bubble.Execve, "exe", "/bin/ls"))
-		time.Sleep(10 * time.Second)
+		w.Pass(10 * time.Second)
 		if n := len(a.Commands()); n != 0 {
 			t.Fatalf("%d commands before the first heartbeat", n)
 		}
@@ -110,14 +110,14 @@ func TestBubbleConfigFollowsTheFirstHeartbeat(t *testing.T) {
 		wantConfig(t, hasConfigs(w, a, 1, time.Second), "1.0", "collector", "driver")
 
 		// A change reaches the agent on the stream that it has.
-		time.Sleep(5 * time.Minute)
+		w.Pass(5 * time.Minute)
 		setDefaultConfig(w, "1.1", "collector")
 		wantConfig(t, hasConfigs(w, a, 2, 2*time.Second), "1.1", "collector")
 
 		// What has not changed is not sent again.
 		for range 60 {
 			a.Beat()
-			time.Sleep(time.Minute)
+			w.Pass(time.Minute)
 		}
 		hasConfigs(w, a, 2, 0)
 		if a.Ended() {
@@ -133,7 +133,7 @@ func TestBubbleConfigFollowsTheFirstHeartbeat(t *testing.T) {
 		if e, err := refused.Envelope(); refused.Status != 400 || e.Code != 5 || err != nil {
 			t.Errorf("an empty config: %v, want 400 and code 5", refused)
 		}
-		time.Sleep(time.Minute)
+		w.Pass(time.Minute)
 		hasConfigs(w, again, 1, 0)
 	})
 }
@@ -145,7 +145,7 @@ func TestBubbleNoConfigIsNoCommand(t *testing.T) {
 		a := w.Open("a1")
 		a.Beat()
 		for minute := range 60 {
-			time.Sleep(time.Minute)
+			w.Pass(time.Minute)
 			a.Beat("cpu", fmt.Sprint(minute))
 			switch minute % 20 {
 			case 5:
@@ -173,7 +173,7 @@ func TestBubbleTagsReachRecords(t *testing.T) {
 		tag := func(route, name string, by map[string]any) {
 			by["tag"] = name
 			w.Post("/api/v1/agent/"+route, by, nil)
-			time.Sleep(time.Second)
+			w.Pass(time.Second)
 		}
 		a := w.Open("a1")
 		step := func(exe string) { a.Send(bubble.NewRecord(bubble.Execve, "exe", exe)) }
@@ -226,7 +226,7 @@ func TestBubbleNewestStreamWins(t *testing.T) {
 			t.Errorf("%d sessions, want 1", n)
 		}
 		first.Cut()
-		time.Sleep(10 * time.Second)
+		w.Pass(10 * time.Second)
 		if n := w.Node.Sessions(); n != 1 || second.Ended() {
 			t.Errorf("sessions: %d, the second stream ended: %v", n, second.Ended())
 		}

@@ -53,7 +53,7 @@ func TestBubbleCommandReachesTheAgent(t *testing.T) {
 		if diff := cmp.Diff(want, a.Commands()[1].Command, protocmp.Transform()); diff != "" {
 			t.Errorf("command (-want +got):\n%s", diff)
 		}
-		time.Sleep(time.Hour)
+		w.Pass(time.Hour)
 		if n := len(a.Commands()); n != 2 {
 			t.Errorf("%d commands after an hour, want 2", n)
 		}
@@ -65,7 +65,7 @@ func TestBubbleCommandWithoutAStreamIsRefusedAtOnce(t *testing.T) {
 		key := w.NewKey("agents")
 		a := w.Open("gone")
 		a.Beat()
-		time.Sleep(time.Second)
+		w.Pass(time.Second)
 		a.Leave()
 		for _, id := range []string{"never", "gone"} {
 			body := fmt.Sprintf(`{"agent_id":%q,"command":{"task":{"data_type":1060,"name":"elkeid-agent"}}}`, id)
@@ -76,7 +76,7 @@ func TestBubbleCommandWithoutAStreamIsRefusedAtOnce(t *testing.T) {
 		// What was refused is not sent later.
 		again := w.Open("gone")
 		again.Beat()
-		time.Sleep(time.Minute)
+		w.Pass(time.Minute)
 		if c := again.Commands(); len(c) != 0 {
 			t.Errorf("a refused command was sent later: %v", c[0])
 		}
@@ -87,7 +87,7 @@ func TestBubbleCommandWithoutAStreamIsRefusedAtOnce(t *testing.T) {
 				t.Errorf("%s: %v, want 400 and code 2", empty, res)
 			}
 		}
-		time.Sleep(time.Minute)
+		w.Pass(time.Minute)
 		if c := again.Commands(); len(c) != 0 {
 			t.Errorf("an empty command was sent: %v", c[0])
 		}

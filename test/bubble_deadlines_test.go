@@ -17,7 +17,7 @@ func TestBubbleTaskWaitsForAnOfflineAgent(t *testing.T) {
 			known(w, id).Leave()
 		}
 		early, late := quickTask(w, "early", 600, pluginTask), quickTask(w, "late", 60, pluginTask)
-		time.Sleep(90 * time.Second)
+		w.Pass(90 * time.Second)
 		a, b := w.Open("early"), w.Open("late")
 		a.Send(bubble.NewRecord(bubble.Execve))
 		if n := len(a.Commands()); n != 0 {
@@ -27,11 +27,11 @@ func TestBubbleTaskWaitsForAnOfflineAgent(t *testing.T) {
 		b.Beat()
 		task := nextTask(w, a, 1, time.Second)
 		a.Reply(5100, task.GetToken(), "succeed", "at last")
-		time.Sleep(time.Second)
+		w.Pass(time.Second)
 		if s := subTasks(w, early)["early"]; s.Status != "result_succeed" || s.Result != "at last" {
 			t.Errorf("delivered before its deadline: %+v", s)
 		}
-		time.Sleep(10 * time.Minute)
+		w.Pass(10 * time.Minute)
 		if n := len(b.Commands()); n != 0 {
 			t.Errorf("a task was delivered after its deadline")
 		}
@@ -67,7 +67,7 @@ func TestBubbleTaskIsSentOnceOnly(t *testing.T) {
 			a.Cut()
 			a = w.Open("a1")
 			a.Beat()
-			time.Sleep(100 * time.Second)
+			w.Pass(100 * time.Second)
 			if n := len(a.Commands()); n != 0 {
 				t.Fatalf("the task was sent again")
 			}
@@ -75,7 +75,7 @@ func TestBubbleTaskIsSentOnceOnly(t *testing.T) {
 		if s := ended(id); s != "sent" {
 			t.Errorf("before the deadline: %s, want sent", s)
 		}
-		time.Sleep(105 * time.Second)
+		w.Pass(105 * time.Second)
 		if s := ended(id); s != "unknown" {
 			t.Errorf("after the deadline: %s, want unknown", s)
 		}
@@ -84,7 +84,7 @@ func TestBubbleTaskIsSentOnceOnly(t *testing.T) {
 		}
 		// A late answer tells what became of it.
 		a.Reply(5100, subTasks(w, id)["a1"].Token, "succeed", "late")
-		time.Sleep(time.Second)
+		w.Pass(time.Second)
 		if s := subTasks(w, id)["a1"]; s.Status != "result_succeed" || s.Result != "late" {
 			t.Errorf("after a late answer: %+v", s)
 		}
@@ -108,7 +108,7 @@ func TestBubbleRetriedTask(t *testing.T) {
 			t.Errorf("sent with the tokens %q and %q", tasks[0].GetToken(), tasks[2].GetToken())
 		}
 		a.Reply(5100, tasks[0].GetToken(), "succeed", "")
-		time.Sleep(20 * time.Minute)
+		w.Pass(20 * time.Minute)
 		if n := len(a.Tasks()); n != 3 {
 			t.Errorf("sent %d times, want no more after the answer to the third", n)
 		}
@@ -130,7 +130,7 @@ func TestBubbleConfigTaskSetsOwnConfig(t *testing.T) {
 		}
 		w.Post("/api/v1/agent/createTask/config", `{"id_list":["a1","a3"],"task_name":"pin","action":"pin","subtask_running_timeout":3600,
 			"data":{"config":[{"name":"driver","type":"tar.gz","version":"0.9","download_url":["http://10.9.9.9/driver"]}]}}`, &made)
-		time.Sleep(time.Minute)
+		w.Pass(time.Minute)
 		hasConfigs(w, a, 1, 0) // it does not run yet
 		w.Post("/api/v1/agent/controlTask", fmt.Sprintf(`{"task_id":%q,"action":"run","rolling_percent":1,"concurrence":100}`, made.ID), nil)
 		wantConfig(t, hasConfigs(w, a, 2, 2*time.Second), "0.9", "driver")
@@ -143,7 +143,7 @@ func TestBubbleConfigTaskSetsOwnConfig(t *testing.T) {
 		// The agent's own config stays when the default one changes.
 		setDefaultConfig(w, "1.1", "collector", "driver")
 		wantConfig(t, hasConfigs(w, other, 2, 2*time.Second), "1.1", "collector", "driver")
-		time.Sleep(time.Minute)
+		w.Pass(time.Minute)
 		hasConfigs(w, a, 2, 0)
 		// The one that was away gets it with its next heartbeat.
 		back := w.Open("a3")
@@ -184,17 +184,17 @@ func TestBubbleEveryTaskEnds(t *testing.T) {
 		create("config", `{"config":[{"name":"driver","version":"2"}]}`, 1)
 		cancelled := create("task", `{"task":`+pluginTask+`}`, 0.5)
 		never := create("task", `{"task":`+pluginTask+`}`, 0)
-		time.Sleep(5 * time.Second)
+		w.Pass(5 * time.Second)
 		w.Post("/api/v1/agent/controlTask", fmt.Sprintf(`{"task_id":%q,"action":"cancel"}`, cancelled), nil)
 		w.Post("/api/v1/agent/controlTask", fmt.Sprintf(`{"task_id":%q,"action":"cancel"}`, never), nil)
 		leaving.Cut()
 		for _, task := range failing.Tasks() {
 			failing.Reply(5100, task.GetToken(), "failed", "cannot")
 		}
-		time.Sleep(time.Minute)
+		w.Pass(time.Minute)
 		back := w.Open("returning")
 		back.Beat()
-		time.Sleep(5 * time.Minute)
+		w.Pass(5 * time.Minute)
 		for _, id := range tasks {
 			doc := getTask(w, id)
 			want := "finished"

@@ -169,7 +169,7 @@ func TestBubbleTokensEnd(t *testing.T) {
 			w.StopFor(100 * time.Minute)
 			wantToken(w, busy, fmt.Sprintf("in use for %d minutes", age), true)
 		}
-		time.Sleep(90 * time.Minute)
+		w.Pass(90 * time.Minute)
 		wantToken(w, busy, "more than twelve hours old", false)
 		newWitness(w).unharmed("tokens that are not good")
 	})
@@ -201,7 +201,7 @@ func TestBubbleGuessingIsThrottled(t *testing.T) {
 			t.Errorf("counted: %v failed and %v throttled, want %d and %d", f, n, wrong, throttled+1)
 		}
 		v.unharmed("guessing")
-		time.Sleep(6 * time.Minute)
+		w.Pass(6 * time.Minute)
 		var data struct{ Token string }
 		if e, err := w.LogIn(bubble.Admin, bubble.AdminPassword).Envelope(); err != nil || e.Code != 0 || json.Unmarshal(e.Data, &data) != nil {
 			t.Fatalf("the right password later: %v %v", e, err)

@@ -51,7 +51,7 @@ func TestBubbleKafkaAway(t *testing.T) {
 		// There is no Kafka at all when the node starts.
 		wantReadiness(w, time.Second, "200", `"ready":true`, "kafka away")
 		f := w.StartFleet(agents, func(o *simagent.Options) { o.Load.Rate = 20 })
-		time.Sleep(time.Minute)
+		w.Pass(time.Minute)
 		if l := w.Node.Ledger(); l.Delivered != 0 || l.Pending != l.Received || l.Received < agents*20*50 {
 			t.Errorf("without a Kafka: %+v", l)
 		}
@@ -70,10 +70,10 @@ func TestBubbleKafkaAway(t *testing.T) {
 		fat := newFatAgent(w, 900, 100<<10) // 88 MiB
 		wantReadiness(w, time.Minute, "503", "records are full", "kafka away")
 		sent := f.Summary().Records.Sent
-		time.Sleep(time.Minute)
+		w.Pass(time.Minute)
 		stuck := f.Summary().Records.Sent
 		for range 120 {
-			time.Sleep(time.Second)
+			w.Pass(time.Second)
 			if l := w.Node.Ledger(); l.PendingBytes > maxPendingBytes || !l.Balanced() {
 				t.Fatalf("while Kafka is away: %+v", l)
 			}

@@ -77,14 +77,14 @@ func TestBubbleRestartKeepsEverything(t *testing.T) {
 			return nil
 		}
 		w.Eventually(10*time.Second, "every agent has its config", func() error { return configured(1) })
-		time.Sleep(time.Minute)
+		w.Pass(time.Minute)
 
 		before, recordsBefore := sightings(w, answered, waiting), w.Records()
 		stopped := w.Stop()
 		if stopped > 5*time.Second {
 			t.Errorf("a stop took %s", stopped)
 		}
-		time.Sleep(3 * time.Second)
+		w.Pass(3 * time.Second)
 		w.Start()
 		w.Eventually(20*time.Second, "the agents have come back by themselves", func() error {
 			if s := f.Summary(); s.Agents.Connected != agents || s.Agents.Exits != 0 {
@@ -109,7 +109,7 @@ func TestBubbleRestartKeepsEverything(t *testing.T) {
 		if s := statusOf(w, "offline"); s != "running" {
 			t.Errorf("an agent that left a few minutes ago is %s", s)
 		}
-		time.Sleep(10 * time.Minute)
+		w.Pass(10 * time.Minute)
 		if s := statusOf(w, "offline"); s != "offline" {
 			t.Errorf("an agent that left more than ten minutes ago is %s", s)
 		}
@@ -168,14 +168,14 @@ func TestBubbleIdleHour(t *testing.T) {
 			o.Load.Ramp = 30 * time.Second
 			o.Hooks.OnCommand = func(string, *agentpb.Command) { commands++ }
 		})
-		time.Sleep(5 * time.Minute)
+		w.Pass(5 * time.Minute)
 		const reports = `muster_agentrpc_reports_total{outcome="stored"}`
 		reported, applied := w.Metric(reports), w.Status().Store.Applied
 		if n := w.Status().Agents.Known; n != agents {
 			t.Errorf("%d agents are known, want %d", n, agents)
 		}
 		for range 60 {
-			time.Sleep(time.Minute)
+			w.Pass(time.Minute)
 			if n := w.Node.Sessions(); n != agents {
 				t.Fatalf("%d sessions, want %d", n, agents)
 			}

@@ -141,7 +141,7 @@ func TestBubbleRecordCannotSpeakAsAnother(t *testing.T) {
 			return nil
 		})
 		w.Post("/api/v1/agent/addTags", map[string]any{"tag": "true-tag", "id_list": []string{"witness"}}, nil)
-		time.Sleep(time.Second)
+		w.Pass(time.Second)
 		record := []byte{0x08, 0x3b} // data_type 59
 		for number := protowire.Number(4); number <= 15; number++ {
 			if number == 12 {

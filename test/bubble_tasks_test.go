@@ -98,7 +98,7 @@ func known(w *bubble.World, id string) *bubble.Agent {
 		}
 		return nil
 	})
-	time.Sleep(time.Second)
+	w.Pass(time.Second)
 	return a
 }
 
@@ -119,7 +119,7 @@ func TestBubbleRepliesSetTheResult(t *testing.T) {
 				}
 				text := fmt.Sprintf("%d %s", dataType, outcome)
 				a.Reply(dataType, task.GetToken(), outcome, text)
-				time.Sleep(time.Second)
+				w.Pass(time.Second)
 				want := subTaskDoc{Agent: "a1", Token: task.GetToken(), Status: "result_" + outcome, Message: outcome, Result: text}
 				if diff := cmp.Diff(want, subTasks(w, id)["a1"]); diff != "" {
 					t.Errorf("%d %s (-want +got):\n%s", dataType, outcome, diff)
@@ -133,12 +133,12 @@ func TestBubbleRepliesSetTheResult(t *testing.T) {
 		id := quickTask(w, "a1", 600, pluginTask)
 		task := nextTask(w, a, n+1, time.Second)
 		a.Reply(5101, task.GetToken(), "succeed", "verified")
-		time.Sleep(time.Second)
+		w.Pass(time.Second)
 		if s := subTasks(w, id)["a1"]; s.Status != "succeed" || s.Result != "verified" {
 			t.Errorf("after 5101: %+v, want the status unchanged and the text", s)
 		}
 		a.Reply(5100, task.GetToken(), "failed", "no room")
-		time.Sleep(time.Second)
+		w.Pass(time.Second)
 		if s := subTasks(w, id)["a1"]; s.Status != "result_failed" || s.Result != "no room" {
 			t.Errorf("after 5101 and 5100: %+v", s)
 		}
@@ -157,7 +157,7 @@ func TestBubbleForeignReplyChangesNothing(t *testing.T) {
 		token := nextTask(w, a, 1, time.Second).GetToken()
 		liar.Reply(5100, token, "succeed", "done by a2")
 		liar.Reply(5100, "nonsense", "succeed", "")
-		time.Sleep(5 * time.Second)
+		w.Pass(5 * time.Second)
 		if s := subTasks(w, id)["a1"]; s.Status != "succeed" || s.Result != "" {
 			t.Errorf("after another agent's reply: %+v", s)
 		}
@@ -165,7 +165,7 @@ func TestBubbleForeignReplyChangesNothing(t *testing.T) {
 			t.Errorf("%v replies counted as of unknown tokens, want 2", n)
 		}
 		a.Reply(5100, token, "succeed", "done by a1")
-		time.Sleep(time.Second)
+		w.Pass(time.Second)
 		if s := subTasks(w, id)["a1"]; s.Status != "result_succeed" || s.Result != "done by a1" {
 			t.Errorf("after its own reply: %+v", s)
 		}
@@ -187,7 +187,7 @@ func TestBubbleTaskRunsInParts(t *testing.T) {
 			"id_list": ids, "task_name": "scan all", "action": "scan", "subtask_running_timeout": 3600,
 			"data": map[string]any{"task": map[string]any{"data_type": 6057, "name": "scanner", "data": "full"}},
 		}, &made)
-		time.Sleep(time.Minute)
+		w.Pass(time.Minute)
 		if doc := getTask(w, made.ID); made.Count != 4 || doc.Status != "created" || doc.Total != 4 || !cmp.Equal(doc.Todo, ids) {
 			t.Errorf("created: count %d, %+v", made.Count, doc)
 		}
@@ -205,14 +205,14 @@ func TestBubbleTaskRunsInParts(t *testing.T) {
 				Count int `json:"id_count"`
 			}
 			w.Post("/api/v1/agent/controlTask", fmt.Sprintf(`{"task_id":%q,"action":"run","rolling_percent":0.5,"concurrence":10}`, made.ID), &ran)
-			time.Sleep(5 * time.Second)
+			w.Pass(5 * time.Second)
 			if doc := getTask(w, made.ID); ran.Count != 2 || sent() != want || doc.Open != 4-want || doc.Status != "running" {
 				t.Errorf("part %d: released %d, sent %d, %+v", part, ran.Count, sent(), doc)
 			}
 		}
 		agents["a1"].Reply(6000, agents["a1"].Tasks()[0].GetToken(), "succeed", "clean")
 		agents["a2"].Reply(6000, agents["a2"].Tasks()[0].GetToken(), "failed", "busy")
-		time.Sleep(time.Second)
+		w.Pass(time.Second)
 		if doc := getTask(w, made.ID); doc.Good != 1 || doc.Failed != 1 || doc.Run != 2 {
 			t.Errorf("after two answers: %+v", doc)
 		}
@@ -241,7 +241,7 @@ func TestBubbleTaskRunsInParts(t *testing.T) {
 		if len(tasks.Items) != 1 || tasks.Items[0].ID != made.ID {
 			t.Errorf("getTask/filter: %+v", tasks.Items)
 		}
-		time.Sleep(time.Hour)
+		w.Pass(time.Hour)
 		if doc := getTask(w, made.ID); doc.Status != "finished" || doc.Failed != 3 || doc.Good != 1 || doc.Run != 0 || sent() != 4 {
 			t.Errorf("after the deadline: %+v, %d sent", doc, sent())
 		}
