@@ -70,16 +70,17 @@ rules: ## test the import table and the rules of style
 GENERATED_IN = $(patsubst %/buf.gen.yaml,%,$(shell git ls-files --cached --others --exclude-standard '*buf.gen.yaml'))
 
 .PHONY: generate
-generate: ## generate the protobuf code
+generate: ## generate the protobuf code and the documents of the API
 	@for dir in $(GENERATED_IN); do \
 		echo "buf generate in $$dir"; (cd $$dir && $(TOOL) buf generate); \
 	done
+	go test ./httpapi -run '^TestAPIDocs$$' -update
 
 # Compares with what is in the tree, not in git: a change need not be committed
 # to be checked.
 .PHONY: generate-check
 generate-check:
-	@sum() { git ls-files -z --cached --others --exclude-standard '*.pb.go' | xargs -0 sha256sum; }; \
+	@sum() { git ls-files -z --cached --others --exclude-standard '*.pb.go' docs/api.md docs/openapi.json | xargs -0 sha256sum; }; \
 	before=$$(sum); $(MAKE) --no-print-directory generate; \
 	if ! diff <(echo "$$before") <(sum); then \
 		echo "generated code was out of date; it is generated now: commit it with its .proto"; exit 1; \
