@@ -38,6 +38,11 @@ type Log struct {
 	cluster atomic.Pointer[cluster] // last metadata, nil until the first
 	kick    chan struct{}           // of one: asks for metadata at once
 
+	lanes
+}
+
+// lanes are the partitions, and whether records may still be put there.
+type lanes struct {
 	mu      sync.RWMutex // guards what follows; held for reading while records are put
 	parts   []*partition // by number; empty until the partition count is learnt
 	held    *partition   // keeps records until then

@@ -137,8 +137,7 @@ func TestRefusals(t *testing.T) {
 		tt.change(&r)
 		_, err := aksk.Verify(r, testNow.Add(tt.after), lookup)
 		var got string
-		var reason aksk.Reason
-		if errors.As(err, &reason) {
+		if reason, ok := errors.AsType[aksk.Reason](err); ok {
 			got = reason.Error()
 		}
 		if got != tt.want {
