@@ -71,7 +71,7 @@ var allowedModules = map[string]thirdParty{
 	"github.com/twmb/franz-go":            {why: "consumer groups, and reading back in tests"},
 	"github.com/twmb/franz-go/pkg/kadm":   {why: "topics of the embedded broker"},
 	"github.com/twmb/franz-go/pkg/kfake":  {why: "the embedded Kafka broker"},
-	"github.com/twmb/franz-go/pkg/kmsg":  {why: "requests to the embedded broker"},
+	"github.com/twmb/franz-go/pkg/kmsg":   {why: "requests to the embedded broker"},
 	"go.etcd.io/bbolt":                    {why: "the replicated state on disk"},
 	"go.yaml.in/yaml/v3":                  {why: "the configuration file, and --output yaml"},
 	"golang.org/x/crypto":                 {why: "argon2id for passwords"},
