@@ -167,12 +167,10 @@ func (a *API) sendNow(ctx context.Context, task fleet.NewTask, agentID string) e
 	defer stop()
 	_, err := a.opts.State.Tasks.CreateTask(waitCtx, task, []string{agentID})
 	if err == nil {
-		if err = wait(waitCtx); err == nil {
-			return nil
-		}
+		err = wait(waitCtx)
 	}
-	if cancel() {
-		return nil // it was written after all
+	if written := cancel(); written || err == nil { // it may be written after all
+		return nil
 	}
 	if refused, ok := errors.AsType[*fleet.Refusal](err); ok {
 		return refused // nothing was stored

@@ -187,7 +187,8 @@ type Streams interface {
 	Reset(agentIDs []string) map[string]error
 	// AwaitWritten is called before the task is created. wait returns nil once
 	// the task's command is written to the stream; cancel makes sure that it
-	// will not be written from now on, and says whether it was already.
+	// will not be written from now on, and says whether it was already; it is
+	// called once at the end, after a success too.
 	AwaitWritten(taskID string) (wait func(ctx context.Context) error, cancel func() (written bool))
 }
 

@@ -57,6 +57,11 @@ func newWorld(t testing.TB, change ...func(*httpapi.Options)) *world {
 	w := &world{t: t, now: start, reg: prometheus.NewRegistry(), log: &bytes.Buffer{}, health: httpapi.Health{Ready: true}}
 	w.store = newFakeStore(func() int64 { return w.clock().Unix() })
 	w.live = &fakeLive{sessions: map[string]fleet.Session{}}
+	t.Cleanup(func() {
+		if w.live.waits != 0 {
+			t.Errorf("%d waits for a command were never cancelled", w.live.waits)
+		}
+	})
 	w.seed()
 	w.dir = &fakeDirectory{members: []fleet.Member{{
 		NodeID: "n1", ServerID: "n1~0a", ClusterID: "c1", Version: "0.1.0", Format: 1,
@@ -267,6 +272,7 @@ type fakeLive struct {
 	sessions map[string]fleet.Session
 	written  func(taskID string) error
 	late     bool // cancel comes too late
+	waits    int  // AwaitWritten without its cancel
 	reset    []string
 }
 
@@ -292,13 +298,14 @@ func (f *fakeLive) Reset(ids []string) map[string]error {
 }
 
 func (f *fakeLive) AwaitWritten(taskID string) (wait func(context.Context) error, cancel func() bool) {
+	f.waits++
 	return func(ctx context.Context) error {
 		if f.written != nil {
 			return f.written(taskID)
 		}
 		<-ctx.Done()
 		return ctx.Err()
-	}, func() bool { return f.late }
+	}, func() bool { f.waits--; return f.late }
 }
 
 // fakeDirectory is what gossip knows.
