@@ -6,6 +6,6 @@
 // client is, and what is derived from the cluster secret.
 //
 // Identities are URI names in certificates: muster://CLUSTER/agent/ID and
-// muster://CLUSTER/node/ID. A client certificate without a URI is a fleet
+// muster://CLUSTER/node/SERVER-ID. A client certificate without a URI is a fleet
 // certificate: it may speak as any agent, as those of stock Elkeid agents do.
 package pki

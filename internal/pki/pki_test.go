@@ -220,6 +220,7 @@ func TestParseErrors(t *testing.T) {
 
 const (
 	goldenGossipKey = "2ce8c6b19248a4928a0c9c018b913927ff9091bb090efc199232688fe2ecd72b"
+	goldenJoinKey   = "e97c0d55a4e4cea1ebc18d5e414c11192e1b3ecda8e23f72528088fadf18a9c4"
 	goldenSealed    = "01205f88d3b8ea1cedae29fbdc5cb48c6b158205723be4f499e154d68fb62543fa5fcbf3"
 )
 
@@ -233,6 +234,9 @@ func TestDerivedKeysNeverChange(t *testing.T) {
 	}
 	if got := hex.EncodeToString(key); got != goldenGossipKey {
 		t.Errorf("gossip key = %s", got)
+	}
+	if key, err = pki.JoinKey(secret); err != nil || hex.EncodeToString(key) != goldenJoinKey {
+		t.Errorf("join key = %x, %v", key, err)
 	}
 	sealer, err := pki.NewSealer(secret)
 	if err != nil {

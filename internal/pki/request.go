@@ -31,6 +31,8 @@ const (
 	nodePrefix  = "/node/"
 
 	maxAgentIDBytes = 128
+	// maxServerIDBytes is a name as long as an agent's ID may be, ~ and 8 digits.
+	maxServerIDBytes = maxAgentIDBytes + 9
 )
 
 // Request says what a certificate is for. Make it with one of the functions
@@ -57,11 +59,12 @@ func HTTPSRequest(node string, names []string, advertise ...netip.Addr) Request 
 	return serverRequest(append([]string{node}, names...), advertise)
 }
 
-// NodeRequest is what a node shows to other nodes, as client and as server.
-func NodeRequest(clusterID, nodeID string) Request {
+// NodeRequest is what a node shows to other nodes, as client and as server. The
+// server ID contains its name, see NodeIdentity.
+func NodeRequest(clusterID, serverID string) Request {
 	return Request{
-		CommonName: shorten("node " + nodeID),
-		URI:        identityURI(clusterID, nodePrefix, nodeID),
+		CommonName: shorten("node " + serverID),
+		URI:        identityURI(clusterID, nodePrefix, serverID),
 		Server:     true,
 		Client:     true,
 		Lifetime:   nodeLifetime,
@@ -152,8 +155,12 @@ func parseIdentity(u *url.URL) (kind, id string, err error) {
 			continue
 		}
 		id, err := url.PathUnescape(escaped)
-		if err != nil || !isPrintableASCII(id) {
-			return "", "", fmt.Errorf("%q: an ID has 1 to %d printable ASCII characters without spaces", u, maxAgentIDBytes)
+		longest := maxAgentIDBytes
+		if kind == nodePrefix {
+			longest = maxServerIDBytes
+		}
+		if err != nil || len(id) > longest || !isPrintable(id) {
+			return "", "", fmt.Errorf("%q: an ID has 1 to %d printable ASCII characters without spaces", u, longest)
 		}
 		return kind, id, nil
 	}
@@ -168,8 +175,9 @@ func checkClusterID(id string) error {
 	return nil
 }
 
-func isPrintableASCII(s string) bool {
-	if s == "" || len(s) > maxAgentIDBytes {
+// isPrintable asks for at least one character, each of printable ASCII and no space.
+func isPrintable(s string) bool {
+	if s == "" {
 		return false
 	}
 	for i := range len(s) {

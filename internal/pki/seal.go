@@ -17,6 +17,7 @@ import (
 const (
 	labelSeal   = "muster/v1/seal"
 	labelGossip = "muster/v1/gossip"
+	labelJoin   = "muster/v1/join"
 
 	derivedBytes = 32
 )
