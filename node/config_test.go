@@ -1,0 +1,73 @@
+// SPDX-FileCopyrightText: The Muster Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package node
+
+import (
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	"muster/fleet"
+)
+
+// valid is what the command line gives without flags, on loopback.
+func valid(dir string) Config {
+	return Config{
+		NodeID: "n1", DataDir: dir, Bind: "127.0.0.1", Profile: "lan",
+		Listen:  ListenConfig{SD: []string{":0"}, HTTP: []string{":0"}, HTTPS: ":0", Node: ":0", Gossip: ":0"},
+		Agents:  AgentConfig{Addr: ":0"},
+		Cluster: ClusterConfig{BootstrapExpect: -1},
+		Kafka:   KafkaConfig{Topic: "hids_svr", RetentionBytes: 64 << 20, Compression: "none"},
+	}
+}
+
+func TestConfigNamesTheFlag(t *testing.T) {
+	for flag, spoil := range map[string]func(*Config){
+		"--node-id":               func(c *Config) { c.NodeID = "a b" },
+		"--bind":                  func(c *Config) { c.Bind = "host" },
+		"--advertise":             func(c *Config) { c.Advertise = "host" },
+		"--agent-advertise":       func(c *Config) { c.Agents.Advertise = "host" },
+		"--sd-addr":               func(c *Config) { c.Listen.SD = []string{"8088"} },
+		"--https-addr":            func(c *Config) { c.Listen.HTTPS = ":http" },
+		"--agent-cert":            func(c *Config) { c.Agents.Cert = "x" },
+		"--http-tls-cert":         func(c *Config) { c.Listen.HTTPKey = "x" },
+		"--join":                  func(c *Config) { c.Cluster.Join = []string{"h:1"} },
+		"--bootstrap-expect":      func(c *Config) { c.Cluster.BootstrapExpect = 3 },
+		"--cluster-secret":        func(c *Config) { c.Cluster.Secret, c.Cluster.SecretFile = "x", "y" },
+		"--kafka":                 func(c *Config) { c.Kafka.Brokers = []string{"embedded@n1"} },
+		"--kafka-sasl":            func(c *Config) { c.Kafka.Brokers, c.Kafka.SASL = []string{"h:1"}, "gssapi" },
+		"--kafka-tls":             func(c *Config) { c.Kafka.Brokers, c.Kafka.TLSCA = []string{"h:1"}, "x" },
+		"--kafka-retention-bytes": func(c *Config) { c.Kafka.RetentionBytes = 1 },
+	} {
+		c := valid(t.TempDir())
+		spoil(&c)
+		err := c.validate()
+		if !errors.Is(err, fleet.ErrInvalid) || !strings.HasPrefix(err.Error(), flag+": ") {
+			t.Errorf("%s: %v", flag, err)
+		}
+	}
+	c := valid(t.TempDir())
+	if err := c.validate(); err != nil {
+		t.Fatal(err)
+	}
+	if c.Agents.Addr != "127.0.0.1:0" || c.Advertise != "127.0.0.1" || !c.Kafka.embedded() {
+		t.Errorf("defaults: %+v", c)
+	}
+}
+
+func TestMeter(t *testing.T) {
+	var m meter
+	start := time.Unix(1, 0)
+	m.sample(start, 1000)
+	if got := m.sample(start.Add(100*time.Millisecond), 2000); got != 0 {
+		t.Errorf("rate %v after a tenth of a second, want none yet", got)
+	}
+	if got := m.sample(start.Add(2*time.Second), 3000); got != 1000 {
+		t.Errorf("rate %v, want 1000 a second", got)
+	}
+	if got := m.value(); got != 1000 {
+		t.Errorf("value %v", got)
+	}
+}
