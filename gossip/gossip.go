@@ -136,7 +136,7 @@ func New(opts Options) (*Mesh, error) {
 		return nil, fmt.Errorf("options: Self: %w", err)
 	}
 	if opts.Listener == nil {
-		if opts.Listener, opts.Packets, err = listen(opts.BindAddr); err != nil {
+		if opts.Listener, opts.Packets, err = Listen(opts.BindAddr); err != nil {
 			return nil, fmt.Errorf("gossip address %s: %w", opts.BindAddr, err)
 		}
 	}

@@ -63,8 +63,8 @@ func newTransport(l net.Listener, p net.PacketConn, dial func(ctx context.Contex
 	return t
 }
 
-// listen opens TCP and UDP on one port.
-func listen(addr string) (net.Listener, net.PacketConn, error) {
+// Listen opens TCP and UDP on one port, as Options wants them.
+func Listen(addr string) (net.Listener, net.PacketConn, error) {
 	const attempts = 10 // a free TCP port may be taken as a UDP port
 	var err error
 	for range attempts {

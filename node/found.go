@@ -15,6 +15,7 @@ import (
 
 	"muster/fleet"
 	"muster/internal/password"
+	"muster/raftstore"
 )
 
 const (
@@ -44,12 +45,14 @@ func (n *Node) found(ctx context.Context) error {
 	if err := n.store.WaitReady(ctx); err != nil {
 		return fmt.Errorf("wait for the state: %w", err)
 	}
-	ca, ok := n.store.Meta(caMetaKey)
-	if !ok {
-		return errors.New("the replicated state holds no CA: restore the data directory from a backup")
-	}
-	if err := n.trust.open(n.store.Status().ClusterID, ca); err != nil {
-		return err
+	if n.trust.ca.Load() == nil {
+		ca, ok := n.store.Meta(raftstore.MetaCA)
+		if !ok {
+			return errors.New("the replicated state holds no CA: restore the data directory from a backup")
+		}
+		if err := n.trust.open(n.store.Status().ClusterID, ca); err != nil {
+			return err
+		}
 	}
 	if err := n.members.Update(n.self()); err != nil {
 		return err

@@ -6,7 +6,6 @@ package node
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"net"
 	"os"
@@ -33,7 +32,7 @@ type Env struct {
 	// Listen and Dial are the network; nil means the machine's TCP.
 	Listen func(network, address string) (net.Listener, error)
 	Dial   func(ctx context.Context, network, address string) (net.Conn, error)
-	// GossipSockets binds the gossip address; nil means the machine's TCP and UDP.
+	// GossipSockets binds the gossip address; nil means gossip.Listen.
 	GossipSockets func(address string) (net.Listener, net.PacketConn, error)
 	// Fatal is told of a disk that fails or lies; nil ends the process with code 1.
 	Fatal func(error)
@@ -80,6 +79,9 @@ type gauges struct {
 type sockets struct {
 	sd, http     []net.Listener
 	https, agent net.Listener
+
+	gossip        net.Listener
+	gossipPackets net.PacketConn
 }
 
 // New checks the config, opens every file and binds every port, and starts
@@ -88,9 +90,6 @@ func New(cfg Config, env Env) (*Node, error) {
 	env.fill()
 	if err := cfg.validate(); err != nil {
 		return nil, err
-	}
-	if err := os.MkdirAll(cfg.DataDir, 0o700); err != nil {
-		return nil, fmt.Errorf("make the data directory: %w", err)
 	}
 	n := &Node{
 		cfg: cfg, env: env, log: env.Logger, started: time.Now(),
@@ -112,6 +111,9 @@ func (e *Env) fill() {
 	}
 	if e.Dial == nil {
 		e.Dial = (&net.Dialer{}).DialContext
+	}
+	if e.GossipSockets == nil {
+		e.GossipSockets = gossip.Listen
 	}
 	if e.Fatal == nil {
 		logger := e.Logger

@@ -27,17 +27,11 @@ const (
 	maxAgentsLimit = 20000
 )
 
-// bind takes every port.
+// bind takes every port. It comes first, so that a port in use changes nothing.
 func (n *Node) bind() error {
 	listen := func(flag, addr string) (net.Listener, error) {
 		l, err := n.env.Listen("tcp", addr)
-		if errors.Is(err, syscall.EADDRINUSE) {
-			return nil, fmt.Errorf("%s %s: address already in use: stop the process that has it (ss -ltnp shows which) or give another address", flag, addr)
-		}
-		if err != nil {
-			return nil, fmt.Errorf("%s %s: %w", flag, addr, err)
-		}
-		return l, nil
+		return l, explainBind(flag, addr, err)
 	}
 	several := func(flag string, addrs []string, into *[]net.Listener) error {
 		for _, addr := range addrs {
@@ -59,13 +53,30 @@ func (n *Node) bind() error {
 	if n.sockets.https, err = listen("--https-addr", n.cfg.Listen.HTTPS); err != nil {
 		return err
 	}
-	n.sockets.agent, err = listen("--agent-addr", n.cfg.Agents.Addr)
-	return err
+	if n.sockets.agent, err = listen("--agent-addr", n.cfg.Agents.Addr); err != nil {
+		return err
+	}
+	n.sockets.gossip, n.sockets.gossipPackets, err = n.env.GossipSockets(n.cfg.Listen.Gossip)
+	return explainBind("--gossip-addr", n.cfg.Listen.Gossip, err)
+}
+
+func explainBind(flag, addr string, err error) error {
+	switch {
+	case errors.Is(err, syscall.EADDRINUSE):
+		return fmt.Errorf("%s %s: address already in use: stop the process that has it (ss -lntup shows which) or give another address", flag, addr)
+	case err != nil:
+		return fmt.Errorf("%s %s: %w", flag, addr, err)
+	}
+	return nil
 }
 
 // openStore opens the replicated state. The directory's lock comes first, so
-// that nothing is written to one that another process uses.
+// that nothing is written to one that another process uses. Then the secret has
+// to open what is there already, before Raft writes anything.
 func (n *Node) openStore() error {
+	if err := os.MkdirAll(n.cfg.DataDir, 0o700); err != nil {
+		return fmt.Errorf("make the data directory: %w", err)
+	}
 	var tuning raftstore.Tuning
 	if n.cfg.Small {
 		tuning = raftstore.Tuning{SegmentBytes: 4 << 20, MmapBytes: 1 << 30}
@@ -89,6 +100,9 @@ func (n *Node) openStore() error {
 		return err
 	}
 	seal.sealer = n.trust.sealer
+	if ca, ok := n.store.Meta(raftstore.MetaCA); ok {
+		return n.trust.open(n.store.Status().ClusterID, ca)
+	}
 	return nil
 }
 

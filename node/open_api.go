@@ -6,9 +6,11 @@ package node
 import (
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/netip"
 	"path/filepath"
+	"slices"
 
 	"muster/agentrpc"
 	"muster/fleet"
@@ -31,18 +33,14 @@ func (n *Node) openGossip() error {
 	opts := gossip.Options{
 		Self:       n.self(),
 		Key:        key,
-		BindAddr:   n.cfg.Listen.Gossip,
+		Listener:   n.sockets.gossip,
+		Packets:    n.sockets.gossipPackets,
 		Advertise:  netip.AddrPortFrom(advertise, 0),
 		Load:       n.load,
 		Dial:       n.env.Dial,
 		Profile:    gossip.Profile(n.cfg.Profile),
 		Logger:     n.log.With("part", "gossip"),
 		Registerer: n.metrics,
-	}
-	if n.env.GossipSockets != nil {
-		if opts.Listener, opts.Packets, err = n.env.GossipSockets(n.cfg.Listen.Gossip); err != nil {
-			return fmt.Errorf("--gossip-addr %s: %w", n.cfg.Listen.Gossip, err)
-		}
 	}
 	n.members, err = gossip.New(opts)
 	return err
@@ -137,16 +135,18 @@ func (n *Node) abandon() error {
 // those of parts that were never started after a failed one.
 func (n *Node) closeSockets() error {
 	var errs []error
-	for _, l := range append(append([]net.Listener{n.sockets.https, n.sockets.agent}, n.sockets.sd...), n.sockets.http...) {
-		if l == nil {
+	s := n.sockets
+	closers := []io.Closer{s.https, s.agent, s.gossip, s.gossipPackets}
+	for _, l := range slices.Concat(s.sd, s.http) {
+		closers = append(closers, l)
+	}
+	for _, c := range closers {
+		if c == nil {
 			continue
 		}
-		if err := l.Close(); err != nil && !errors.Is(err, net.ErrClosed) {
+		if err := c.Close(); err != nil && !errors.Is(err, net.ErrClosed) {
 			errs = append(errs, err)
 		}
-	}
-	if n.members != nil {
-		errs = append(errs, n.members.Close())
 	}
 	if n.broker != nil {
 		errs = append(errs, n.broker.Close())

@@ -8,6 +8,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -24,8 +25,6 @@ import (
 const (
 	secretFile = "cluster-secret"
 	caPurpose  = "cluster ca key"
-	// caMetaKey names the CA in the replicated state.
-	caMetaKey = "ca"
 	// renewEvery is how often the node looks whether its certificates are due.
 	renewEvery = time.Hour
 )
@@ -223,7 +222,20 @@ func (t *trust) bundle(r pki.Request) (httpapi.Bundle, error) {
 	if err != nil {
 		return httpapi.Bundle{}, err
 	}
-	return httpapi.Bundle{CA: ca.CertPEM(), Cert: pair.CertPEM, Key: pair.KeyPEM, NotAfter: cert.Leaf.NotAfter}, nil
+	return httpapi.Bundle{CA: t.trusted(), Cert: pair.CertPEM, Key: pair.KeyPEM, NotAfter: cert.Leaf.NotAfter}, nil
+}
+
+// trusted is what an agent has to trust to know this node: the cluster's CA,
+// and the one of the existing files, if the node shows a certificate of those.
+func (t *trust) trusted() []byte {
+	out := t.ca.Load().CertPEM()
+	if t.cfg.Agents.Cert == "" {
+		return out
+	}
+	for _, cert := range t.stock {
+		out = append(out, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert.Raw})...)
+	}
+	return out
 }
 
 // ends tells when the certificates in use end.

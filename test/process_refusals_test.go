@@ -44,14 +44,16 @@ func TestProcessRefusals(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer taken.Close()
-		other := process.New(t)
-		other.Set("--agent-addr", taken.Addr().String())
-		line := refused(t, other)
-		if !strings.Contains(line, "--agent-addr") || !strings.Contains(line, "address already in use") {
-			t.Error(line)
-		}
-		if _, err := os.Stat(filepath.Join(other.Dir, "state")); !os.IsNotExist(err) {
-			t.Errorf("the state was made all the same: %v", err)
+		for _, flag := range []string{"--agent-addr", "--sd-addr", "--http-addr", "--https-addr", "--gossip-addr"} {
+			other := process.New(t)
+			other.Set(flag, taken.Addr().String())
+			line := refused(t, other)
+			if !strings.Contains(line, flag) || !strings.Contains(line, "address already in use: stop the process") {
+				t.Error(line)
+			}
+			if _, err := os.Stat(other.Dir); !os.IsNotExist(err) {
+				t.Errorf("%s: the directory was made all the same: %v", flag, err)
+			}
 		}
 	})
 	n.Stop()
@@ -68,6 +70,9 @@ func TestProcessRefusals(t *testing.T) {
 		other.Set("--data-dir", n.Dir)
 		if line := refused(t, other); !strings.Contains(line, "start with the secret") {
 			t.Error(line)
+		}
+		if lines := strings.Count(strings.TrimSpace(other.Log.String()), "\n") + 1; lines != 1 {
+			t.Errorf("%d lines, want one:\n%s", lines, other.Log.String())
 		}
 	})
 	t.Run("a newer version's directory", func(t *testing.T) {
