@@ -50,6 +50,18 @@ func (c AgentCommand) Check() error {
 	return nil
 }
 
+// Permission is what a caller needs to give the command to agents, to run or to
+// cancel a task that carries it: PermTaskRun is enough for the task of a plugin
+// alone. A task for the agent itself reads any file of the host, changes what
+// the agent says of it or ends the agent, and a config says what programs run:
+// those change the fleet.
+func (c AgentCommand) Permission() Permission {
+	if c.Task == nil || c.Task.Name == AgentProduct || len(c.Config) > 0 || c.Ctrl != 0 {
+		return PermFleetWrite
+	}
+	return PermTaskRun
+}
+
 // ExpectsReply tells whether an agent that carried out the command says so.
 // Without a reply a sub-task has succeeded once it is written to the stream.
 func (c AgentCommand) ExpectsReply() bool {

@@ -16,7 +16,7 @@ const (
 	RoleAdmin       Role = "admin"
 	RoleOperator    Role = "operator"
 	RoleViewer      Role = "viewer"
-	RoleTaskViewer  Role = "task-viewer" // a viewer who may run tasks
+	RoleTaskViewer  Role = "task-viewer" // a viewer who may run tasks of plugins
 	RoleRuleEditor  Role = "rule-editor"
 	RoleRuleReader  Role = "rule-reader"
 	RoleResponder   Role = "responder"
@@ -31,8 +31,8 @@ type Permission string
 const (
 	PermSelf       Permission = "self"        // one's own account
 	PermFleetRead  Permission = "fleet.read"  // agents, tags, config, tasks, nodes
-	PermFleetWrite Permission = "fleet.write" // tags, default config
-	PermTaskRun    Permission = "task.run"    // create, run and cancel tasks
+	PermFleetWrite Permission = "fleet.write" // tags, config, streams, tasks for the agent itself
+	PermTaskRun    Permission = "task.run"    // create, run and cancel tasks of plugins; see AgentCommand.Permission
 	PermRuleRead   Permission = "rule.read"
 	PermRuleWrite  Permission = "rule.write"
 	PermAlertWrite Permission = "alert.write"

@@ -34,7 +34,7 @@ func (a *API) connRoutes() []Route {
 		route(http.MethodGet, "/conn/count", fleet.PermFleetRead, "How many agents have a stream to this node.", a.connCount),
 		route(http.MethodGet, "/conn/list", fleet.PermFleetRead, "The agents with a stream to this node.", a.connList),
 		route(http.MethodGet, "/conn/stat", fleet.PermFleetRead, "The last heartbeats on this node's streams.", a.connStat),
-		route(http.MethodPost, "/conn/reset", fleet.PermTaskRun, "Close streams; their agents come back.", a.connReset),
+		route(http.MethodPost, "/conn/reset", fleet.PermFleetWrite, "Close streams; their agents come back.", a.connReset),
 		route(http.MethodPost, "/command", fleet.PermTaskRun, "Send a command to an agent with a stream to this node.", a.command),
 		route(http.MethodPost, "/command/", fleet.PermTaskRun, "The same.", a.command),
 	}
@@ -148,6 +148,9 @@ func (a *API) command(w http.ResponseWriter, r *http.Request, c *call) error {
 		Creator: c.caller.name(), Delivery: fleet.DeliveryOnce, Run: true, KeepResults: true,
 	}
 	if err := task.Check(); err != nil {
+		return err
+	}
+	if err := a.permitCommand(c.caller, task.Command); err != nil {
 		return err
 	}
 	if _, ok := a.opts.Live.Sessions.Session(b.AgentID); !ok {

@@ -75,6 +75,27 @@ func (a *API) authenticate(r *http.Request, access Access) (caller, error) {
 	return who, nil
 }
 
+// permitCommand refuses a caller who may not give agents the command. A key's
+// scope has opened the route to all of them.
+func (a *API) permitCommand(who caller, c fleet.AgentCommand) error {
+	need := c.Permission()
+	if who.AccessKey != "" || who.May(need) {
+		return nil
+	}
+	a.metrics.refused.WithLabelValues("forbidden").Inc()
+	return fleet.Refuse(fleet.CodeForbidden,
+		"a config, or a task for %s itself, needs the permission %s, which your role, or your token's, does not have", fleet.AgentProduct, need)
+}
+
+// permitTask is permitCommand for a task that is stored.
+func (a *API) permitTask(who caller, id string) error {
+	task, err := a.opts.State.Tasks.Task(id)
+	if err != nil {
+		return fmt.Errorf("look up task: %w", err)
+	}
+	return a.permitCommand(who, task.Command)
+}
+
 // tokenOf takes the token from either header; Elkeid's own comes first.
 func tokenOf(r *http.Request) string {
 	if t := strings.TrimSpace(r.Header.Get("token")); t != "" {

@@ -66,6 +66,9 @@ func (a *API) taskCreate(kind fleet.TaskKind) handlerFunc {
 		if err := task.Check(); err != nil {
 			return err
 		}
+		if err := a.permitCommand(c.caller, task.Command); err != nil {
+			return err
+		}
 		ids, err := a.elkeidTargets(r, b)
 		if err != nil {
 			return err
@@ -120,7 +123,7 @@ func (a *API) elkeidTargets(r *http.Request, b taskRequest) ([]string, error) {
 	return ids, nil
 }
 
-func (a *API) taskControl(w http.ResponseWriter, r *http.Request, _ *call) error {
+func (a *API) taskControl(w http.ResponseWriter, r *http.Request, c *call) error {
 	var b struct {
 		TaskID      string  `json:"task_id"`
 		Action      string  `json:"action"`
@@ -134,6 +137,9 @@ func (a *API) taskControl(w http.ResponseWriter, r *http.Request, _ *call) error
 	case b.TaskID == "":
 		return fleet.Invalid("task_id", "is missing")
 	case b.Action == "cancel":
+		if err := a.permitTask(c.caller, b.TaskID); err != nil {
+			return err
+		}
 		if _, err := a.opts.State.TaskControl.CancelTask(r.Context(), b.TaskID); err != nil {
 			return fmt.Errorf("cancel task: %w", err)
 		}
@@ -148,6 +154,9 @@ func (a *API) taskControl(w http.ResponseWriter, r *http.Request, _ *call) error
 	before, err := a.opts.State.Tasks.Task(b.TaskID)
 	if err != nil {
 		return fmt.Errorf("look up task: %w", err)
+	}
+	if err := a.permitCommand(c.caller, before.Command); err != nil {
+		return err
 	}
 	jobID := newID(a.opts.Now())
 	after, err := a.opts.State.TaskControl.RunTask(r.Context(), b.TaskID, jobID, b.Percent, b.Concurrence)
@@ -182,6 +191,9 @@ func (a *API) taskQuick(w http.ResponseWriter, r *http.Request, c *call) error {
 		Delivery: fleet.DeliveryOnce, Seconds: seconds, Run: true, KeepResults: true,
 	}
 	if err := task.Check(); err != nil {
+		return err
+	}
+	if err := a.permitCommand(c.caller, task.Command); err != nil {
 		return err
 	}
 	stored, err := a.opts.State.Tasks.CreateTask(r.Context(), task, []string{b.AgentID})

@@ -220,7 +220,7 @@ func (a *API) userNew(w http.ResponseWriter, r *http.Request, _ *call) error {
 		return err
 	}
 	if b.Level == nil {
-		return fleet.Invalid("level", "is missing: 0 admin, 2 operator, 3 viewer, 4 rule editor, 5 rule reader, 6 responder, 7 viewer who may run tasks")
+		return fleet.Invalid("level", "is missing: 0 admin, 2 operator, 3 viewer, 4 rule editor, 5 rule reader, 6 responder, 7 viewer who may run tasks of plugins")
 	}
 	hash, err := a.hashPassword(r.Context(), b.Password)
 	if err != nil {

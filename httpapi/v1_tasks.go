@@ -75,6 +75,9 @@ func (a *API) v1CreateTask(w http.ResponseWriter, r *http.Request, c *call, in a
 	if err != nil {
 		return err
 	}
+	if err := a.permitCommand(c.caller, t.Command); err != nil {
+		return err
+	}
 	ids, err := a.targets(in)
 	if err != nil {
 		return err
@@ -172,6 +175,9 @@ func (a *API) v1RunTask(w http.ResponseWriter, r *http.Request, c *call, in apiv
 	if concurrence < 1 || concurrence > fleet.MaxConcurrence {
 		return fleet.Invalid("concurrence", "%d is not from 1 to %d", concurrence, fleet.MaxConcurrence)
 	}
+	if err := a.permitTask(c.caller, c.param("id")); err != nil {
+		return err
+	}
 	t, err := a.opts.State.TaskControl.RunTask(r.Context(), c.param("id"), newID(a.opts.Now()), percent, concurrence)
 	if err != nil {
 		return err
@@ -180,6 +186,9 @@ func (a *API) v1RunTask(w http.ResponseWriter, r *http.Request, c *call, in apiv
 }
 
 func (a *API) v1CancelTask(w http.ResponseWriter, r *http.Request, c *call) error {
+	if err := a.permitTask(c.caller, c.param("id")); err != nil {
+		return err
+	}
 	t, err := a.opts.State.TaskControl.CancelTask(r.Context(), c.param("id"))
 	if err != nil {
 		return err
