@@ -47,13 +47,13 @@ const (
 
 var (
 	errMalformed   = errors.New("malformed protobuf")
-	errNotUTF8     = errors.New("a string is not UTF-8")
 	errIdentity    = fmt.Errorf("the agent's description of itself is over %d bytes", maxIdentityBytes)
 	errTooManyRecs = errors.New("too many records in one message")
 )
 
 // message is a RawData message taken apart. Its slices point into the frame
-// that it was parsed from, or into memory that reset takes back.
+// that it was parsed from, or into memory that reset takes back. Its texts are
+// UTF-8.
 type message struct {
 	agentID []byte
 	ips     [4][][]byte // intranet v4, extranet v4, intranet v6, extranet v6
@@ -65,6 +65,8 @@ type message struct {
 	notable []notable
 	// normalised counts the records that carried more than their three fields.
 	normalised int
+	// repaired counts the texts that were not UTF-8.
+	repaired int
 
 	identity []byte // fields 4 to 11 of MQData, encoded
 	suffix   []byte // identity, time and tags
@@ -94,7 +96,8 @@ func (m *message) reset() {
 }
 
 // parse walks a RawData message. It accepts and refuses exactly what unmarshalling
-// would, besides the limits of this file. After an error m holds nothing of use.
+// would, besides the limits of this file and texts that are not UTF-8: those are
+// repaired. After an error m holds nothing of use.
 func (m *message) parse(b []byte) error {
 	m.reset()
 	for len(b) > 0 {
@@ -131,7 +134,8 @@ func (m *message) field(num protowire.Number, v []byte) error {
 		return m.record(v)
 	}
 	if !utf8.Valid(v) {
-		return errNotUTF8
+		v = validText(v)
+		m.repaired++
 	}
 	switch {
 	case num == rawAgentID:

@@ -21,10 +21,10 @@ import (
 
 const testTime = 1_700_000_000
 
-// transcodeSlow is what transcoding means: unmarshal, build, marshal.
+// transcodeSlow is what transcoding means: repair texts, unmarshal, build, marshal.
 func transcodeSlow(raw []byte, tags []string) ([][]byte, error) {
 	in := new(agentpb.RawData)
-	if err := proto.Unmarshal(raw, in); err != nil {
+	if err := proto.Unmarshal(repairRawData(raw), in); err != nil {
 		return nil, err
 	}
 	var out [][]byte
@@ -121,6 +121,10 @@ func oddMessages() map[string][]byte {
 		"one empty address":     bytesField(bytesField(nil, 6, ""), 1, ""),
 		"identity as varint":    varint(bytesField(nil, 1, ""), 7, 1),
 		"host not UTF-8":        bytesField(bytesField(nil, 7, "\xff"), 1, ""),
+		"runs not UTF-8":        bytesField(bytesField(nil, 8, "a\xff\xfeb\xc3 \uFFFD\x80"), 1, ""),
+		"address not UTF-8":     bytesField(bytesField(bytesField(nil, 5, "::1"), 5, "\xed\xa0\x80"), 1, ""),
+		"agent ID not UTF-8":    bytesField(bytesField(nil, 1, ""), 2, "a\xff"),
+		"text in unknown field": bytesField(bytesField(nil, 1, ""), 10, "\xff"),
 		"body not UTF-8":        rec(bytesField(nil, 3, "\xff\xfe")),
 		"cut off":               {0x0a, 0x05, 0x08},
 		"varint without end":    {0x08, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x01},
@@ -209,7 +213,7 @@ func TestMessageIsReusable(t *testing.T) {
 func checkItem(t *testing.T, body []byte) {
 	t.Helper()
 	want := new(agentpb.Item)
-	wantErr := proto.Unmarshal(body, want)
+	wantErr := proto.Unmarshal(repairItem(body), want)
 	got, err := itemFields(body)
 	if (err != nil) != (wantErr != nil) {
 		t.Fatalf("got %v, protobuf says %v", err, wantErr)
@@ -241,6 +245,9 @@ func oddItems() map[string][]byte {
 		"unknown in entry": entry(nil, "\x0a\x01k\x12\x01v\x18\x05"),
 		"unknown in item":  append(entry(nil, "\x0a\x01k\x12\x01v"), 0x10, 0x05),
 		"not UTF-8":        entry(nil, "\x0a\x01\xff"),
+		"value not UTF-8":  entry(nil, "\x0a\x01k\x12\x04a\xff\xfeb"),
+		"both repaired":    entry(entry(nil, "\x0a\x01\xff\x12\x01v"), "\x0a\x02\xfe\xff\x12\x01w"),
+		"broken entry":     entry(entry(nil, "\x0a\x01k\x12\x09v"), "\x0a\x01l\x12\x01w"),
 		"cut off":          {0x0a, 0x09, 0x0a},
 	}
 }

@@ -41,6 +41,7 @@ func reasons() []reason {
 // metrics count what this package does. No label names an agent or a host.
 type metrics struct {
 	messages, records, bytes, normalised prometheus.Counter
+	repaired                             prometheus.Counter
 	recordsLost                          prometheus.Counter
 	refused                              *prometheus.CounterVec
 	closed                               *prometheus.CounterVec // by cause
@@ -76,6 +77,7 @@ func newMetrics(reg prometheus.Registerer, sessions, connections func() float64)
 	m.records = counter("records_total", "Records received from agents.")
 	m.bytes = counter("received_bytes_total", "Bytes of messages received, decompressed.")
 	m.normalised = counter("normalised_records_total", "Records that carried other fields than their three, which were removed.")
+	m.repaired = counter("repaired_texts_total", "Host names, versions, products and addresses of agents that were not UTF-8, one count a message; U+FFFD replaced the wrong bytes.")
 	m.recordsLost = counter("lost_records_total", "Records received that the record log did not take.")
 	m.pushes = counter("pushes_total", "Configs written to agents.")
 	m.pushFailures = counter("push_failures_total", "Configs and tasks that could not be written to a stream.")

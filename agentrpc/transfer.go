@@ -151,6 +151,7 @@ func (s *Server) take(sess *session, raw []byte) error {
 	s.metrics.records.Add(float64(len(m.records)))
 	s.metrics.bytes.Add(float64(len(raw)))
 	s.metrics.normalised.Add(float64(m.normalised))
+	s.metrics.repaired.Add(float64(m.repaired))
 	sess.records.Add(uint64(len(m.records)))
 	s.note(sess, m, now)
 	if err := s.forward(sess, m); err != nil {

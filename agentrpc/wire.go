@@ -4,6 +4,7 @@
 package agentrpc
 
 import (
+	"bytes"
 	"errors"
 	"strings"
 	"unicode/utf8"
@@ -49,6 +50,16 @@ func encodeTags(tags []string) []byte {
 	return appendText(nil, mqTag, []byte(strings.Join(tags, ",")))
 }
 
+// validText replaces each run of bytes that are not UTF-8 by one U+FFFD: stock
+// agents do not check what they send, and readers of our protobuf do. It copies
+// only what it changes.
+func validText(text []byte) []byte {
+	if utf8.Valid(text) {
+		return text
+	}
+	return bytes.ToValidUTF8(text, []byte("\uFFFD"))
+}
+
 func appendText(b []byte, num protowire.Number, text []byte) []byte {
 	if len(text) == 0 {
 		return b
@@ -78,9 +89,11 @@ func appendJoined(b []byte, num protowire.Number, list [][]byte) []byte {
 }
 
 // eachField calls fn for the entries of an Item, the body of a record, in the
-// order of the wire. A key that comes twice is given twice and the last one
-// counts. After an error, what fn was given must be thrown away.
+// order of the wire. Keys and values are UTF-8; see validText. A key that comes
+// twice is given twice and the last one counts. An entry that is malformed is
+// left out; the error says that something was.
 func eachField(body []byte, fn func(key, value []byte)) error {
+	var fault error
 	for b := body; len(b) > 0; {
 		num, typ, n := consumeTag(b)
 		if n < 0 {
@@ -101,11 +114,12 @@ func eachField(body []byte, fn func(key, value []byte)) error {
 		b = b[n:]
 		key, value, err := mapEntry(entry)
 		if err != nil {
-			return err
+			fault = err
+			continue
 		}
 		fn(key, value)
 	}
-	return nil
+	return fault
 }
 
 // mapEntry takes one entry of a map<string,string> apart; what is missing is empty.
@@ -127,13 +141,10 @@ func mapEntry(b []byte) (key, value []byte, err error) {
 		if n < 0 {
 			return nil, nil, errMalformed
 		}
-		if !utf8.Valid(text) {
-			return nil, nil, errNotUTF8
-		}
 		if num == 1 {
-			key = text
+			key = validText(text)
 		} else {
-			value = text
+			value = validText(text)
 		}
 		b = b[n:]
 	}
