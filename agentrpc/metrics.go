@@ -82,7 +82,7 @@ func newMetrics(reg prometheus.Registerer, sessions, connections func() float64)
 	m.pushes = counter("pushes_total", "Configs written to agents.")
 	m.pushFailures = counter("push_failures_total", "Configs and tasks that could not be written to a stream.")
 	m.agentErrors = counter("agent_errors_total", "Error records (1010, 1011) of agents and plugins.")
-	m.undecodableBodies = counter("undecodable_bodies_total", "Heartbeats, errors and replies whose body could not be read; they were forwarded.")
+	m.undecodableBodies = counter("undecodable_bodies_total", "Heartbeats, errors and replies whose body could not be read, or not all of it, or is too large to be kept; they were forwarded.")
 	var all []string
 	for _, r := range reasons() {
 		all = append(all, string(r))

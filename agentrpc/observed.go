@@ -5,6 +5,7 @@ package agentrpc
 
 import (
 	"bytes"
+	"fmt"
 	"hash/maphash"
 	"maps"
 	"slices"
@@ -25,6 +26,8 @@ const (
 	maxAddresses = 64
 )
 
+var errBodyTooLarge = fmt.Errorf("the body is over %d bytes", maxHeartbeatBytes)
+
 // observed is what a session's agent said of itself. Heartbeats stay encoded
 // until someone asks: 20,000 idle agents should cost little.
 type observed struct {
@@ -32,7 +35,7 @@ type observed struct {
 	who       fleet.Identity
 	seenAt    int64
 	beatAt    int64
-	heartbeat []byte // body of the last 1000 record
+	heartbeat []byte // body of the last 1000 record that could be read
 	plugins   map[string]*pluginBeat
 
 	reported   uint64 // fingerprint of the last report, 0 if there was none
@@ -50,6 +53,7 @@ type noted struct {
 	beat        bool // a 1000 record was in it
 	report      *fleet.AgentReport
 	undecodable int
+	beatFault   error // why the fields of a 1000 record were not taken
 }
 
 // note remembers what a message says. now is in Unix seconds; known is the set
@@ -66,12 +70,14 @@ func (o *observed) note(m *message, now int64, seed maphash.Seed, facts map[stri
 	for _, n := range m.notable {
 		switch n.dataType {
 		case fleet.DataTypeHeartbeat:
-			if len(n.body) > maxHeartbeatBytes || eachField(n.body, func(_, _ []byte) {}) != nil {
+			// The agent lives, whatever the body is.
+			o.beatAt, res.beat, dirty = now, true, true
+			if err := checkHeartbeat(n.body); err != nil {
 				res.undecodable++
+				res.beatFault = err
 				continue
 			}
 			o.heartbeat = append(o.heartbeat[:0], n.body...)
-			o.beatAt, res.beat, dirty = now, true, true
 		case fleet.DataTypePluginHeartbeat:
 			if !o.notePlugin(n.body, now) {
 				res.undecodable++
@@ -91,6 +97,14 @@ func (o *observed) note(m *message, now int64, seed maphash.Seed, facts map[stri
 		res.report = &r
 	}
 	return res
+}
+
+// checkHeartbeat tells why the fields of a 1000 record cannot be kept.
+func checkHeartbeat(body []byte) error {
+	if len(body) > maxHeartbeatBytes {
+		return errBodyTooLarge
+	}
+	return eachField(body, func(_, _ []byte) {})
 }
 
 // notePlugin remembers a 1001 record; false means that it is unreadable or too large.

@@ -122,3 +122,96 @@ func TestBodiesThatAreNotUTF8(t *testing.T) {
 		a.cancel()
 	})
 }
+
+func TestAnyHeartbeatRecordIsAHeartbeat(t *testing.T) {
+	for name, body := range map[string][]byte{
+		"cut off":             {0x0a, 0x7f, 0x0a},
+		"broken entry":        textField(rawItem("state", "running"), 1, "\x0a\x7f"),
+		"over 64 KiB":         rawItem("state", "running", "cpu_name", string(make([]byte, 64<<10))),
+		"nothing":             nil,
+		"field number is odd": {0x02, 0x00},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, func(t *testing.T, w *world) {
+				configured(w.store, 7)
+				a := w.open("a1", nil)
+				a.send(bodyRecord(fleet.DataTypeHeartbeat, body))
+				w.eventually("config and report", time.Second, func() bool {
+					return len(a.got()) == 1 && len(w.store.allReports()) == 1
+				})
+				if r := w.store.allReports()[0]; r.Hostname != "host-a1" || r.Version != "1.9" || len(r.Facts) != 0 {
+					t.Errorf("report %+v, want the identity and no facts", r)
+				}
+				time.Sleep(time.Minute)
+				a.send(bodyRecord(fleet.DataTypeHeartbeat, body))
+				sess, _ := w.srv.Session("a1")
+				if sess.HeartbeatAt != time.Now().Unix() || len(sess.Heartbeat) != 0 {
+					t.Errorf("heartbeat at %d with %v, want now and no fields", sess.HeartbeatAt, sess.Heartbeat)
+				}
+				want := 2.0
+				if body == nil {
+					want = 0
+				}
+				if n := w.metric("undecodable_bodies_total"); n != want {
+					t.Errorf("counted %v, want %v", n, want)
+				}
+				if n := len(w.log.of("a1")); n != 2 {
+					t.Errorf("%d records forwarded, want 2", n)
+				}
+				a.cancel()
+			})
+		})
+	}
+}
+
+// The largest body that is kept is kept, and outlives one that is not.
+func TestFieldsStayWhenALaterHeartbeatCannotBeRead(t *testing.T) {
+	inBubble(t, func(t *testing.T, w *world) {
+		largest := rawItem("state", "running", "pad", string(make([]byte, 64<<10-31)))
+		if len(largest) != 64<<10 {
+			t.Fatalf("%d bytes, want 64 KiB", len(largest))
+		}
+		a := w.open("a1", nil)
+		a.send(bodyRecord(fleet.DataTypeHeartbeat, largest))
+		time.Sleep(time.Minute)
+		a.send(bodyRecord(fleet.DataTypeHeartbeat, []byte{0xff}))
+		sess, _ := w.srv.Session("a1")
+		if sess.HeartbeatAt != time.Now().Unix() || sess.Heartbeat["state"] != "running" {
+			t.Errorf("heartbeat at %d, state %q", sess.HeartbeatAt, sess.Heartbeat["state"])
+		}
+		time.Sleep(time.Second)
+		if n := len(w.store.allReports()); n != 1 {
+			t.Errorf("%d reports, want 1: nothing is new", n)
+		}
+		a.cancel()
+	})
+}
+
+func TestOddRepliesSetTheResult(t *testing.T) {
+	said := func(pairs ...string) []byte { return rawItem(append([]string{"token", "t.1"}, pairs...)...) }
+	for name, c := range map[string]struct {
+		body []byte
+		want fleet.TaskResult
+	}{
+		"cut off at the end": {append(said("status", "succeed", "msg", "done"), 0x0a, 0x7f),
+			fleet.TaskResult{Status: "succeed", State: fleet.SubTaskSucceeded, Message: "done"}},
+		"cut off before the status": {append(said(), 0x0a, 0x7f),
+			fleet.TaskResult{State: fleet.SubTaskFailed, Message: "the agent's reply could not be read"}},
+		"broken entry in front": {append(textField(nil, 1, "\x0a\x7f"), said("status", "failed", "msg", "why")...),
+			fleet.TaskResult{Status: "failed", State: fleet.SubTaskFailed, Message: "why"}},
+		"status of another kind": {append(textField(nil, 1, "\x0a\x06status\x10\x01"), said()...), fleet.TaskResult{State: fleet.SubTaskFailed}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, func(t *testing.T, w *world) {
+				w.store.set(func(f *fakeStore) { f.subTask = known("a1", fleet.SubTaskSent) })
+				a := w.open("a1", nil)
+				a.send(bodyRecord(fleet.DataTypeTaskResult, c.body))
+				c.want.Token, c.want.AgentID, c.want.DataType, c.want.At = "t.1", "a1", fleet.DataTypeTaskResult, time.Now().Unix()
+				if diff := cmp.Diff(c.want, w.lastResult()); diff != "" {
+					t.Errorf("(-want +got): %s", diff)
+				}
+				a.cancel()
+			})
+		})
+	}
+}

@@ -152,10 +152,16 @@ func (q *results) flush(ctx context.Context) {
 
 // reply deals with a reply record. It blocks while the queue is full.
 func (s *Server) reply(sess *session, n notable, now int64) error {
-	r, ok := resultOf(n)
-	if !ok {
+	r, err := resultOf(n)
+	if err != nil {
 		s.metrics.undecodableBodies.Inc()
-		return nil
+		if r.Token == "" {
+			return nil
+		}
+		s.agentLogs.warn("reply cannot be read as a whole", "agent_id", sess.id, "data_type", int32(n.dataType), "error", err)
+		if r.Status == "" && r.Message == "" {
+			r.Message = "the agent's reply could not be read"
+		}
 	}
 	r.AgentID, r.At = sess.id, now
 	if skip := s.needless(r); skip != "" {
@@ -169,10 +175,11 @@ func (s *Server) reply(sess *session, n notable, now int64) error {
 	return nil
 }
 
-// resultOf reads a reply record; ok is false when it is unreadable.
-func resultOf(n notable) (r fleet.TaskResult, ok bool) {
+// resultOf reads a reply record. With an error the result holds what could be
+// read: an agent that answered should not leave its task open.
+func resultOf(n notable) (r fleet.TaskResult, err error) {
 	r.DataType = n.dataType
-	err := eachField(n.body, func(k, v []byte) {
+	err = eachField(n.body, func(k, v []byte) {
 		switch string(k) {
 		case "token":
 			r.Token = string(clip(v, fleet.MaxTaskTokenBytes+1))
@@ -189,7 +196,7 @@ func resultOf(n notable) (r fleet.TaskResult, ok bool) {
 	default:
 		r.State = fleet.SubTaskFailed
 	}
-	return r, err == nil
+	return r, err
 }
 
 // needless names why a result need not be proposed, "" if it must be: agents

@@ -201,6 +201,9 @@ func (s *Server) note(sess *session, m *message, now int64) {
 	res := sess.obs.note(m, now, s.seed, s.facts, s.opts.Node)
 	sess.mu.Unlock()
 	s.metrics.undecodableBodies.Add(float64(res.undecodable))
+	if res.beatFault != nil {
+		s.agentLogs.warn("fields of a heartbeat not taken", "agent_id", sess.id, "error", res.beatFault)
+	}
 	if res.report != nil && !s.parts.inventory.add(*res.report) {
 		sess.mu.Lock()
 		sess.obs.reported = 0 // the next heartbeat tries again
@@ -264,9 +267,8 @@ func (s *Server) logAgentError(sess *session, n notable) {
 			text = v
 		}
 	})
-	if err != nil {
+	if err != nil { // what could be read is better than nothing
 		s.metrics.undecodableBodies.Inc()
-		return
 	}
 	s.agentLogs.warn("agent reports an error", "agent_id", sess.id, "data_type", int32(n.dataType),
 		"name", string(clip(name, maxLoggedBytes)), "text", string(clip(text, maxLoggedBytes)))
