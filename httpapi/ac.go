@@ -157,6 +157,9 @@ func (a *API) command(w http.ResponseWriter, r *http.Request, c *call) error {
 		writeACEnvelope(w, http.StatusOK, acUnknown, "agentID not found")
 		return nil
 	}
+	if _, _, err := a.resolveAgents(r.Context(), []string{b.AgentID}); err != nil {
+		return err
+	}
 	if err := a.sendNow(r.Context(), task, b.AgentID); err != nil {
 		return err
 	}

@@ -67,9 +67,14 @@ func (a *API) changeTag(w http.ResponseWriter, r *http.Request, change func(tag 
 	return succeed(w, nil)
 }
 
-// agentsOf are the IDs of the body and those of the agents with its addresses.
+// agentsOf are the agents with the body's IDs and those with its addresses; IDs
+// that nobody has are passed over.
 func (a *API) agentsOf(r *http.Request, b tagBody) ([]string, error) {
-	ids := slices.Clone(b.IDList)
+	known, _, err := a.resolveAgents(r.Context(), b.IDList)
+	if err != nil {
+		return nil, err
+	}
+	ids := slices.Clone(known)
 	if len(b.IPv4List)+len(b.IPv6List) > 0 {
 		v4, v6 := setOf(b.IPv4List), setOf(b.IPv6List)
 		err := a.eachAgent(r.Context(), func(agent fleet.Agent) bool {

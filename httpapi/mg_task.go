@@ -93,9 +93,14 @@ func withoutToken(t *fleet.AgentTask) *fleet.AgentTask {
 }
 
 // elkeidTargets are the agents of the tag, of the list and of the filter, together.
-// A filter without rules adds nobody: a task for every agent must say so.
+// A filter without rules adds nobody: a task for every agent must say so. IDs that
+// nobody has are passed over while somebody else is meant.
 func (a *API) elkeidTargets(r *http.Request, b taskRequest) ([]string, error) {
-	ids := slices.Clone(b.IDList)
+	known, unknown, err := a.resolveAgents(r.Context(), b.IDList)
+	if err != nil {
+		return nil, err
+	}
+	ids := slices.Clone(known)
 	if b.Tag != "" {
 		tagged, err := a.opts.State.Tags.AgentsByTag(b.Tag)
 		if err != nil {
@@ -117,10 +122,14 @@ func (a *API) elkeidTargets(r *http.Request, b taskRequest) ([]string, error) {
 		}
 	}
 	slices.Sort(ids)
-	if ids = slices.Compact(ids); len(ids) == 0 {
-		return nil, fleet.Invalid("id_list", `and tag and filter choose no agent; to choose all, filter agent_id with $ne ""`)
+	ids = slices.Compact(ids)
+	switch {
+	case len(ids) > 0:
+		return ids, nil
+	case len(unknown) > 0:
+		return nil, fleet.Refuse(fleet.CodeNotFound, "id_list names none but unknown agents, such as %q", clip(unknown[0]))
 	}
-	return ids, nil
+	return nil, fleet.Invalid("id_list", `and tag and filter choose no agent; to choose all, filter agent_id with $ne ""`)
 }
 
 func (a *API) taskControl(w http.ResponseWriter, r *http.Request, c *call) error {
@@ -194,6 +203,9 @@ func (a *API) taskQuick(w http.ResponseWriter, r *http.Request, c *call) error {
 		return err
 	}
 	if err := a.permitCommand(c.caller, task.Command); err != nil {
+		return err
+	}
+	if _, _, err := a.resolveAgents(r.Context(), []string{b.AgentID}); err != nil {
 		return err
 	}
 	stored, err := a.opts.State.Tasks.CreateTask(r.Context(), task, []string{b.AgentID})

@@ -59,8 +59,32 @@ func TestTaskTargets(t *testing.T) {
 			t.Errorf("%s: %v, want code 5 and %q", body, got, says)
 		}
 	}
-	if got := w.answer("POST /api/v1/agent/createTask/task", operator(`{"id_list":["nobody"],`+scanTask+`}`), 200); got["code"] != 3.0 {
-		t.Errorf("unknown agent: %v, want code 3", got)
+}
+
+// TestUnknownTargets: Elkeid's routes pass over the IDs that nobody has, as long
+// as one is left; those of /v1 refuse.
+func TestUnknownTargets(t *testing.T) {
+	w := newWorld(t)
+	fill(w, 2)
+	for idList, want := range map[string]float64{`["a0000","nobody","a0001",""]`: 2, `["none","a0001","a0001"]`: 1} {
+		got := w.data("POST /api/v1/agent/createTask/task", operator(`{"id_list":`+idList+`,`+scanTask+`}`)).(map[string]any)
+		if got["count"] != want {
+			t.Errorf("%s: %v, want %v targets", idList, got, want)
+		}
+	}
+	if got := w.data("POST /api/v1/agent/createTask/task", operator(`{"tag":"t1","id_list":["nobody"],`+scanTask+`}`)).(map[string]any); got["count"] != 1.0 {
+		t.Errorf("a tag, and an unknown ID: %v, want 1 target", got)
+	}
+	before := len(w.store.tasks)
+	got := w.answer("POST /api/v1/agent/createTask/task", operator(`{"id_list":["nobody","none"],`+scanTask+`}`), 200)
+	if got["code"] != 3.0 || !strings.Contains(got["data"].(string), "nobody") {
+		t.Errorf("unknown agents alone: %v, want code 3", got)
+	}
+	if rec := w.do("POST /v1/tasks", operator(`{"agents":["a0001","nobody"],"command":{"task":{"data_type":6053,"name":"scanner"}}}`)); rec.Code != 404 {
+		t.Errorf("/v1 with an unknown agent: %d %s, want 404", rec.Code, rec.Body)
+	}
+	if len(w.store.tasks) != before {
+		t.Errorf("%d tasks, want %d", len(w.store.tasks), before)
 	}
 }
 

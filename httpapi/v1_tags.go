@@ -4,8 +4,10 @@
 package httpapi
 
 import (
+	"context"
 	"errors"
 	"net/http"
+	"slices"
 
 	"muster/fleet"
 	"muster/internal/apiv1"
@@ -69,7 +71,7 @@ func (a *API) v1TagAgent(w http.ResponseWriter, r *http.Request, c *call, in api
 		return fleet.Refuse(fleet.CodeInvalid, "there is neither add nor remove")
 	}
 	id := c.param("id")
-	if err := a.inInventory(id); err != nil {
+	if err := a.inInventory(r.Context(), id); err != nil {
 		return err
 	}
 	if _, err := a.opts.State.Tags.TagAgents(r.Context(), []string{id}, in.Add, in.Remove); err != nil {
@@ -79,9 +81,9 @@ func (a *API) v1TagAgent(w http.ResponseWriter, r *http.Request, c *call, in api
 }
 
 // inInventory refuses an agent that cannot be tagged (yet).
-func (a *API) inInventory(id string) error {
-	_, err := a.opts.State.Agents.Agent(id)
-	if !errors.Is(err, fleet.ErrNotFound) {
+func (a *API) inInventory(ctx context.Context, id string) error {
+	known, _, err := a.resolveAgents(ctx, []string{id})
+	if err != nil || len(known) > 0 {
 		return err
 	}
 	if _, live := a.opts.Live.Sessions.Session(id); live {
@@ -98,15 +100,11 @@ func (a *API) v1TagAgents(w http.ResponseWriter, r *http.Request, c *call, in ap
 	if n := len(in.Add) + len(in.Remove); n == 0 || n > maxTaggedIDs {
 		return fleet.Refuse(fleet.CodeInvalid, "add and remove name %d agents together; 1 to %d are accepted", n, maxTaggedIDs)
 	}
-	out := apiv1.TagResult{Unknown: []string{}}
-	for _, id := range append(append([]string{}, in.Add...), in.Remove...) {
-		_, err := a.opts.State.Agents.Agent(id)
-		if errors.Is(err, fleet.ErrNotFound) {
-			out.Unknown = append(out.Unknown, id)
-		} else if err != nil {
-			return err
-		}
+	_, unknown, err := a.resolveAgents(r.Context(), slices.Concat(in.Add, in.Remove))
+	if err != nil {
+		return err
 	}
+	out := apiv1.TagResult{Unknown: nonNil(unknown)}
 	if len(in.Add) > 0 {
 		n, err := a.opts.State.Tags.TagAgents(r.Context(), in.Add, tag, nil)
 		if err != nil {

@@ -5,6 +5,7 @@ package httpapi
 
 import (
 	"cmp"
+	"context"
 	"net/http"
 	"slices"
 	"strconv"
@@ -78,7 +79,7 @@ func (a *API) v1CreateTask(w http.ResponseWriter, r *http.Request, c *call, in a
 	if err := a.permitCommand(c.caller, t.Command); err != nil {
 		return err
 	}
-	ids, err := a.targets(in)
+	ids, err := a.targets(r.Context(), in)
 	if err != nil {
 		return err
 	}
@@ -114,7 +115,7 @@ func (a *API) newTask(in apiv1.NewTask, by caller) (fleet.NewTask, error) {
 }
 
 // targets resolves who a task is for.
-func (a *API) targets(in apiv1.NewTask) ([]string, error) {
+func (a *API) targets(ctx context.Context, in apiv1.NewTask) ([]string, error) {
 	ways := 0
 	for _, given := range []bool{len(in.Agents) > 0, in.Tag != "", in.All} {
 		if given {
@@ -135,6 +136,7 @@ func (a *API) targets(in apiv1.NewTask) ([]string, error) {
 		ids = slices.Clone(in.Agents)
 		slices.Sort(ids)
 		ids = slices.Compact(ids)
+		_, _, err = a.resolveAgents(ctx, ids) // the store refuses those that are unknown
 	}
 	if err == nil && len(ids) == 0 {
 		err = fleet.Invalid(map[bool]string{true: "all", false: "tag"}[in.All], "no agent is meant by it")
