@@ -127,7 +127,7 @@ func (s *Server) takeUpload(in *uploadReader, peer peerInfo) (fleet.SubTask, err
 	if err != nil {
 		return fleet.SubTask{}, err
 	}
-	in.rest = first.GetData()
+	in.token, in.rest = first.GetToken(), first.GetData()
 	in.name, err = s.store(in)
 	return sub, err
 }
@@ -222,6 +222,8 @@ func uploadFault(err error) string {
 	switch {
 	case errors.Is(err, fleet.ErrTooLarge):
 		return "the file is too large"
+	case errors.Is(err, errOtherToken):
+		return "the agent mixed the chunks of two files"
 	case errors.Is(err, fleet.ErrTimeout):
 		return "the agent stopped sending"
 	case errors.Is(err, fleet.ErrUnavailable):

@@ -262,3 +262,45 @@ func TestLeftoversAreRemoved(t *testing.T) {
 		}
 	})
 }
+
+func TestTokensOfLaterChunks(t *testing.T) {
+	for name, c := range map[string]struct {
+		second, third string
+		want          agentpb.UploadResponse_Status
+	}{
+		"all the same":    {"t.1", "t.1", agentpb.UploadResponse_SUCCESS},
+		"none later":      {"", "", agentpb.UploadResponse_SUCCESS},
+		"another":         {"t.1", "t.2", agentpb.UploadResponse_FAILED},
+		"another at once": {"t.2", "", agentpb.UploadResponse_FAILED},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, func(t *testing.T, w *world) {
+				w.asksForFile(fleet.DataTypeAgentUpload)
+				stream, err := agentpb.NewFileExtClient(w.dial(nil)).Upload(t.Context())
+				if err != nil {
+					t.Fatal(err)
+				}
+				for _, token := range []string{"t.1", c.second, c.third} {
+					err := stream.Send(&agentpb.UploadRequest{Token: token, Data: []byte("part")})
+					if err != nil && !errors.Is(err, io.EOF) {
+						t.Fatal(err)
+					}
+				}
+				answer, err := stream.CloseAndRecv()
+				if err != nil || answer.GetStatus() != c.want {
+					t.Fatalf("upload = %v, %v, want %v", answer, err, c.want)
+				}
+				files, state := 1, fleet.SubTaskSucceeded
+				if c.want == agentpb.UploadResponse_FAILED {
+					files, state = 0, fleet.SubTaskFailed
+				}
+				if got := w.files(); len(got) != files {
+					t.Errorf("files %v, want %d", got, files)
+				}
+				if got := w.lastResult(); got.Token != "t.1" || got.State != state {
+					t.Errorf("result %+v, want %s of t.1", got, state)
+				}
+			})
+		})
+	}
+}

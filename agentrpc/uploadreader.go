@@ -16,6 +16,8 @@ import (
 	"muster/internal/agentpb"
 )
 
+var errOtherToken = fmt.Errorf("a later chunk has another token than the first: %w", fleet.ErrConflict)
+
 // uploadChunk is one message of an upload, or the end of them.
 type uploadChunk struct {
 	req *agentpb.UploadRequest
@@ -45,6 +47,7 @@ type uploadReader struct {
 	drain  <-chan struct{}
 	ctx    context.Context //nolint:containedctx // the stream's, for the length of one upload
 	until  time.Time
+	token  string // of the first chunk
 	rest   []byte
 	name   string // under which it was stored
 }
@@ -71,12 +74,16 @@ func (r *uploadReader) chunk() (*agentpb.UploadRequest, error) {
 	}
 }
 
-// Read returns io.EOF when the agent has ended its side of the stream.
+// Read returns io.EOF when the agent has ended its side of the stream. A chunk
+// with another token belongs to another file; one without goes with the first.
 func (r *uploadReader) Read(p []byte) (int, error) {
 	for len(r.rest) == 0 {
 		req, err := r.chunk()
 		if err != nil {
 			return 0, err
+		}
+		if token := req.GetToken(); token != "" && token != r.token {
+			return 0, errOtherToken
 		}
 		r.rest = req.GetData()
 	}
