@@ -133,9 +133,17 @@ func (p *pusher) settle() bool {
 }
 
 // serve is the sender's one step: it writes what the agent should have and has
-// not got. It sends nothing before the first heartbeat, nor while this node's
+// not got. It sends no command before the first heartbeat, nor while this node's
 // state may be old.
 func (s *Server) serve(sess *session) error {
+	if !sess.out.greeted {
+		// Until it sees headers, a client keeps what it sends, to be able to send
+		// it again on another stream.
+		if err := sess.stream.SendHeader(nil); err != nil {
+			return err
+		}
+		sess.out.greeted = true
+	}
 	if !sess.beating.Load() {
 		return nil
 	}

@@ -28,7 +28,9 @@ type session struct {
 	connectedAt int64 // Unix seconds
 	previous    *session
 
-	wake chan struct{} // of one: something may be due
+	// wake is of one: something may be due. Nobody wakes a session that has not
+	// joined.
+	wake chan struct{}
 	line lifeline
 	out  outbox // of the sender alone
 
@@ -64,6 +66,7 @@ type lifeline struct {
 
 // outbox is what was sent, for the sender alone.
 type outbox struct {
+	greeted bool // the headers are out
 	// sentAt is when a task was last sent or reported, in Unix seconds, for
 	// those that may have to be again.
 	sentAt map[string]int64

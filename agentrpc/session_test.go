@@ -7,17 +7,20 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/protobuf/proto"
 
 	"muster/agentrpc"
 	"muster/fleet"
 	"muster/internal/agentpb"
+	"muster/internal/grpccodec"
 )
 
 func mqData(t *testing.T, raw []byte) *agentpb.MQData {
@@ -64,6 +67,53 @@ func TestSnapshots(t *testing.T) {
 		if _, ok := w.srv.Session("a1"); ok {
 			t.Error("the session outlived its stream")
 		}
+	})
+}
+
+// Clients keep what they send until they see headers.
+func TestAnAcceptedStreamGetsItsHeadersAtOnce(t *testing.T) {
+	for name, desired := range map[string]uint64{"no config": 0, "a config": 7} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, func(t *testing.T, w *world) {
+				if desired != 0 {
+					configured(w.store, desired)
+				}
+				a := w.openUnread("a1", grpc.UseCompressor(grpccodec.Snappy))
+				var seen atomic.Bool
+				w.running.Go(func() {
+					if md, err := a.stream.Header(); err != nil || md == nil {
+						t.Errorf("headers %v, %v", md, err)
+					}
+					seen.Store(true)
+				})
+				time.Sleep(time.Second)
+				if seen.Load() {
+					t.Error("headers before the agent said who it is")
+				}
+				a.send(record(59)) // no heartbeat: no command is due
+				if !seen.Load() {
+					t.Error("no headers after the first message")
+				}
+				a.beat()
+				if desired != 0 {
+					if c, err := a.stream.Recv(); err != nil || len(c.GetConfig()) != 1 {
+						t.Errorf("config after the headers: %v, %v", c, err)
+					}
+				}
+				a.cancel()
+			})
+		})
+	}
+}
+
+func TestARefusedStreamGetsNoHeaders(t *testing.T) {
+	inBubble(t, func(t *testing.T, w *world) {
+		a := w.openUnread("no agent ID")
+		a.send(record(59))
+		if md, err := a.stream.Header(); err != nil || md != nil {
+			t.Errorf("headers %v, %v, want only the end of the stream", md, err)
+		}
+		a.cancel()
 	})
 }
 

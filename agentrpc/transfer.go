@@ -191,6 +191,7 @@ func (s *Server) join(sess *session, m *message) error {
 	if _, err := s.desired(sess, id); err != nil {
 		s.parts.pusher.owe()
 	}
+	sess.nudge() // the stream is accepted: its headers are due
 	return nil
 }
 

@@ -204,10 +204,10 @@ func (w *world) open(id string, conn *grpc.ClientConn, opts ...grpc.CallOption) 
 }
 
 // openUnread opens a stream that nobody reads.
-func (w *world) openUnread(id string) *agent {
+func (w *world) openUnread(id string, opts ...grpc.CallOption) *agent {
 	w.t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
-	stream, err := agentpb.NewTransferClient(w.dial(nil)).Transfer(ctx)
+	stream, err := agentpb.NewTransferClient(w.dial(nil)).Transfer(ctx, opts...)
 	if err != nil {
 		w.t.Fatal(err)
 	}
