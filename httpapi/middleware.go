@@ -68,8 +68,12 @@ func (a *API) serve(route Route, kind Listener) httprouter.Handle {
 		if r.Body != nil {
 			r.Body = http.MaxBytesReader(w, r.Body, a.opts.MaxBodyBytes)
 		}
-		c := &call{route: route, kind: kind, params: params}
-		if err := a.admit(w, r, c); err != nil {
+		c := &call{route: route, kind: kind}
+		err := a.admit(w, r, c)
+		if err == nil {
+			c.params, err = unescape(params)
+		}
+		if err != nil {
 			a.refuse(w, r, st, err)
 			return
 		}

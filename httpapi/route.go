@@ -6,6 +6,7 @@ package httpapi
 import (
 	"fmt"
 	"net/http"
+	"net/url"
 	"slices"
 	"strings"
 
@@ -124,10 +125,13 @@ func checkTable(routes []Route) {
 	}
 }
 
-// router serves the routes of one kind of listener.
+// router serves the routes of one kind of listener. It looks for them by the
+// path as it is escaped, so that a variable may hold any character, a slash too;
+// handlers see the request as it came.
 func (a *API) router(kind Listener) http.Handler {
 	mux := httprouter.New()
 	mux.RedirectFixedPath = false
+	mux.RedirectTrailingSlash = false // it would escape the path twice
 	for _, route := range a.routes {
 		if route.Listeners&kind == 0 {
 			continue
@@ -141,7 +145,51 @@ func (a *API) router(kind Listener) http.Handler {
 	mux.NotFound = a.unrouted(kind, http.StatusNotFound)
 	mux.MethodNotAllowed = a.unrouted(kind, http.StatusMethodNotAllowed)
 	mux.GlobalOPTIONS = a.unrouted(kind, http.StatusNoContent)
-	return mux
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		path := r.URL.EscapedPath()
+		handle, params, slash := mux.Lookup(r.Method, path)
+		switch {
+		case handle != nil:
+			handle(w, r, params)
+		case slash && path != "/":
+			redirectSlash(w, r, path)
+		default:
+			r = r.WithContext(r.Context()) // a copy
+			r.URL = &url.URL{Path: path}
+			mux.ServeHTTP(w, r)
+		}
+	})
+}
+
+// redirectSlash sends a client whose path has a slash too many at its end, or
+// too few, to the right one.
+func redirectSlash(w http.ResponseWriter, r *http.Request, path string) {
+	if trimmed, ok := strings.CutSuffix(path, "/"); ok {
+		path = trimmed
+	} else {
+		path += "/"
+	}
+	if r.URL.RawQuery != "" {
+		path += "?" + r.URL.RawQuery
+	}
+	status := http.StatusMovedPermanently
+	if r.Method != http.MethodGet {
+		status = http.StatusTemporaryRedirect // keeps the method
+	}
+	http.Redirect(w, r, path, status)
+}
+
+// unescape makes the variables of a path what the client means by them.
+func unescape(escaped httprouter.Params) (httprouter.Params, error) {
+	params := make(httprouter.Params, len(escaped))
+	for i, p := range escaped {
+		value, err := url.PathUnescape(p.Value)
+		if err != nil {
+			return nil, fleet.Invalid(p.Key, "is not escaped as a URL needs it")
+		}
+		params[i] = httprouter.Param{Key: p.Key, Value: value}
+	}
+	return params, nil
 }
 
 // style is the shape in which a family of routes refuses.
