@@ -170,7 +170,7 @@ func TestDiscovery(t *testing.T) {
 	w.golden("endpoint_stat", w.do("GET /endpoint/stat", sd))
 	w.golden("endpoint_ping", w.do("GET /endpoint/ping", sd))
 	for _, query := range []string{"detail", "fetch?name=x&count=101", "fetch?name=x&count=0", "fetch?name=x&mode=best", "fetch?name=" + strings.Repeat("x", 100)} {
-		if got := w.answer("GET /registry/"+query, sd, http.StatusBadRequest); got["msg"] == "" || got["code"] != nil {
+		if got := w.answer("GET /registry/"+query, sd, http.StatusBadRequest); got["msg"] == "" || len(got) != 1 {
 			t.Errorf("%s: %v, want a msg alone", query, got)
 		}
 	}
@@ -193,13 +193,17 @@ func TestRegister(t *testing.T) {
 		return w.answer("POST /registry/"+path, request{kind: httpapi.ListenerSD, key: "aksd", body: body}, 200)
 	}
 	const svc = `{"name":"hub","ip":"192.0.2.9","port":8091,"weight":7,"extra":{"zone":"a"}}`
-	if got := call("register", svc); got["msg"] != "ok" {
-		t.Errorf("register: %v", got)
+	entry := map[string]any{
+		"name": "hub", "ip": "192.0.2.9", "port": 8091.0, "weight": 7.0, "extra": map[string]any{"zone": "a"},
+		"status": 0.0, "create_at": float64(start.Unix()), "update_at": float64(start.Unix()),
 	}
-	call("register", `{"name":"hub","ip":"192.0.2.8","port":8091,"weight":3}`)
+	equal(t, "register", map[string]any{"msg": "ok", "data": entry}, call("register", svc))
+	bare := call("register", `{"name":"hub","ip":"192.0.2.8","port":8091,"weight":3}`)["data"].(map[string]any)
+	equal(t, "extra of one without", any(map[string]any{}), bare["extra"])
 	w.golden("registry_detail_hub", w.do("GET /registry/detail?name=hub", request{kind: httpapi.ListenerSD}))
-	call("evict", svc)
-	call("evict", svc) // again does no harm
+	for range 2 { // again does no harm
+		equal(t, "evict", map[string]any{"msg": "ok", "data": nil}, call("evict", svc))
+	}
 	if got := w.answer("GET /registry/detail?name=hub", request{}, 200)["data"].([]any); len(got) != 1 {
 		t.Errorf("after evict: %v, want one", got)
 	}

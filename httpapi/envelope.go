@@ -65,7 +65,12 @@ type pageInfo struct {
 // sdAnswer is what Elkeid's ServiceDiscovery answers.
 type sdAnswer struct {
 	Msg  string `json:"msg"`
-	Data any    `json:"data,omitempty"`
+	Data any    `json:"data"`
+}
+
+// sdRefusal is what it answers when it refuses.
+type sdRefusal struct {
+	Msg string `json:"msg"`
 }
 
 // Problem is the body of every refusal under /v1 (RFC 9457). Code is stable

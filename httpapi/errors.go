@@ -186,5 +186,5 @@ func refuseSD(w http.ResponseWriter, o outcome, text string, isSigned bool) {
 	case http.StatusRequestEntityTooLarge, http.StatusInternalServerError:
 		status = o.status
 	}
-	writeJSON(w, status, sdAnswer{Msg: text})
+	writeJSON(w, status, sdRefusal{Msg: text})
 }

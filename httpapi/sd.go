@@ -216,10 +216,11 @@ func (a *API) registryRegister(w http.ResponseWriter, r *http.Request, _ *call) 
 	if err := s.Check(); err != nil {
 		return err
 	}
-	if _, err := a.opts.Directory.Services.Register(s); err != nil {
+	stored, err := a.opts.Directory.Services.Register(s)
+	if err != nil {
 		return fmt.Errorf("register service: %w", err)
 	}
-	return succeedSD(w, nil)
+	return succeedSD(w, withExtra(stored))
 }
 
 func (a *API) registryEvict(w http.ResponseWriter, r *http.Request, _ *call) error {
