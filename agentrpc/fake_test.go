@@ -159,6 +159,9 @@ func (f *fakeStore) SetResults(ctx context.Context, results []fleet.TaskResult) 
 			return err
 		}
 	}
+	if ctx.Err() != nil { // while fn took its time
+		return ctx.Err()
+	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.results = append(f.results, results...)
@@ -176,6 +179,9 @@ func (f *fakeStore) ReportAgents(ctx context.Context, reports []fleet.AgentRepor
 		if err := fn(reports); err != nil {
 			return err
 		}
+	}
+	if ctx.Err() != nil { // while fn took its time
+		return ctx.Err()
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()

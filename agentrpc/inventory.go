@@ -136,7 +136,9 @@ func (v *inventory) step(ctx context.Context) (more, settled bool) {
 		v.logs.warn("reports of agents refused", "count", len(batch), "error", err)
 		v.metrics.reports.WithLabelValues("refused").Add(float64(len(batch)))
 	case proposalLater:
-		v.logs.warn("reports of agents cannot be stored: they wait", "count", len(batch), "error", err)
+		if ctx.Err() == nil { // else flush tries again, and tells what it loses
+			v.logs.warn("reports of agents cannot be stored: they wait", "count", len(batch), "error", err)
+		}
 		v.putBack(batch)
 		return true, false
 	}
@@ -155,8 +157,10 @@ func (v *inventory) flush(ctx context.Context) {
 		}
 	}
 	v.mu.Lock()
-	defer v.mu.Unlock()
-	v.metrics.reports.WithLabelValues("dropped").Add(float64(len(v.waiting)))
+	lost := len(v.waiting)
+	v.mu.Unlock()
+	v.metrics.reports.WithLabelValues("dropped").Add(float64(lost))
+	v.logs.logger.Error("reports of agents lost at the end: what was last seen of them is old until they come again", "count", lost)
 }
 
 func reportBytes(r fleet.AgentReport) int {

@@ -10,6 +10,7 @@ import (
 	"io"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"google.golang.org/grpc/codes"
@@ -28,6 +29,7 @@ func (w *world) refused(a *agent, code codes.Code, reason string) {
 	if got := a.code(); got != code {
 		w.t.Errorf("stream ended with %v (%v), want %v", got, a.err, code)
 	}
+	synctest.Wait() // it may be counted after the stream has ended
 	if n := w.metric("refused_total", "reason", reason); n != 1 {
 		w.t.Errorf("refused for %s: %v, want 1", reason, n)
 	}

@@ -124,7 +124,9 @@ func (q *results) settle(ctx context.Context) bool {
 			q.logs.warn("results refused", "count", len(q.held), "error", err)
 			q.metrics.results.WithLabelValues("refused").Add(float64(len(q.held)))
 		case proposalLater:
-			q.logs.warn("results cannot be stored: they wait", "count", len(q.held), "error", err)
+			if ctx.Err() == nil { // else flush tries again, and tells what it loses
+				q.logs.warn("results cannot be stored: they wait", "count", len(q.held), "error", err)
+			}
 			if !pause(ctx, retryPause) {
 				return false
 			}

@@ -4,9 +4,12 @@
 package agentrpc_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -246,6 +249,67 @@ func TestStopLosesNothingThatWasReceived(t *testing.T) {
 			t.Errorf("%d agents were reported, want %d", len(seen), agents)
 		}
 	})
+}
+
+// A proposal that the stop cuts short is made again: it is no trouble to warn of.
+func TestStopReportsLastSeenWithoutWarnings(t *testing.T) {
+	var logs bytes.Buffer // written by the server only, read after its end
+	inBubble(t, func(t *testing.T, w *world) {
+		w.store.set(func(f *fakeStore) { f.subTask = known("a1", fleet.SubTaskSent) })
+		agents := make(map[string]*agent)
+		for _, id := range []string{"a1", "a2", "a3"} {
+			agents[id] = w.open(id, nil)
+			agents[id].beat()
+		}
+		time.Sleep(time.Minute)
+		seen := time.Now().Unix()
+		for _, a := range agents {
+			a.send(record(59))
+		}
+		w.store.set(func(f *fakeStore) { // a store that takes its time
+			f.report = func([]fleet.AgentReport) error { time.Sleep(200 * time.Millisecond); return nil }
+			f.result = func([]fleet.TaskResult) error { time.Sleep(50 * time.Millisecond); return nil }
+		})
+		agents["a1"].send(heartbeat("kernel_version", "new"), record(fleet.DataTypeTaskResult, "token", "t.1", "status", "succeed"))
+		time.Sleep(110 * time.Millisecond) // now both proposals are on their way
+		start := time.Now()
+		w.cancel()
+		w.running.Wait()
+		if took := time.Since(start); took > time.Second {
+			t.Errorf("stopped after %v", took)
+		}
+		last := make(map[string]int64)
+		for _, r := range w.store.allReports() {
+			last[r.AgentID] = max(last[r.AgentID], r.SeenAt)
+		}
+		if diff := cmp.Diff(map[string]int64{"a1": seen, "a2": seen, "a3": seen}, last); diff != "" {
+			t.Errorf("last seen (-want +got): %s", diff)
+		}
+		if n := len(w.store.allResults()); n != 1 {
+			t.Errorf("%d results, want 1", n)
+		}
+		if logs.Len() > 0 {
+			t.Errorf("logged at a clean stop:\n%s", logs.String())
+		}
+	}, func(o *agentrpc.Options) { o.Logger = slog.New(slog.NewTextHandler(&logs, nil)) })
+}
+
+// What cannot be told is said once, at the end.
+func TestReportsLostAtTheEndAreLogged(t *testing.T) {
+	var logs bytes.Buffer
+	inBubble(t, func(t *testing.T, w *world) {
+		w.open("a1", nil).beat()
+		time.Sleep(time.Second)
+		w.store.set(func(f *fakeStore) { f.report = func([]fleet.AgentReport) error { return errAway } })
+		w.cancel()
+		w.running.Wait()
+		if got := logs.String(); !strings.Contains(got, `level=ERROR msg="reports of agents lost at the end`) || !strings.Contains(got, "count=1") {
+			t.Errorf("logged:\n%s", got)
+		}
+		if n := w.metric("reports_total", "outcome", "dropped"); n != 1 {
+			t.Errorf("dropped: %v, want 1", n)
+		}
+	}, func(o *agentrpc.Options) { o.Logger = slog.New(slog.NewTextHandler(&logs, nil)) })
 }
 
 func TestStopIsBounded(t *testing.T) {
