@@ -5,7 +5,6 @@ package httpapi
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
@@ -49,10 +48,9 @@ func (a *API) subTaskList(w http.ResponseWriter, r *http.Request, c *call) error
 		return withStatus(elkeidExceedLimit, http.StatusOK, fleet.Refuse(fleet.CodeTooLarge,
 			"the task has %d parts, at most %d are listed at once: use getSubTask/filter, which has pages", task.Counts.Total, maxSubTasksShown))
 	}
-	data := commandJSON(task)
 	items := make([]elkeidSubTask, 0, task.Counts.Total)
 	err = a.eachSubTask(r.Context(), task, func(s fleet.SubTask) bool {
-		items = append(items, subTaskDocOf(task, s, data))
+		items = append(items, subTaskDocOf(task, s))
 		return true
 	})
 	if err != nil {
@@ -65,7 +63,6 @@ func (a *API) subTaskList(w http.ResponseWriter, r *http.Request, c *call) error
 type subTaskHit struct {
 	task *fleet.Task
 	sub  fleet.SubTask
-	data json.RawMessage
 }
 
 func (a *API) subTaskFilter(w http.ResponseWriter, r *http.Request, _ *call) error {
@@ -84,7 +81,7 @@ func (a *API) subTaskFilter(w http.ResponseWriter, r *http.Request, _ *call) err
 	total, items := len(hits), make([]elkeidSubTask, 0, q.Size)
 	for _, hit := range arrange(hits, q) {
 		h := hit.what
-		items = append(items, subTaskDocOf(*h.task, h.sub, h.data))
+		items = append(items, subTaskDocOf(*h.task, h.sub))
 	}
 	return succeed(w, pageOf(q, total, items))
 }
@@ -97,11 +94,10 @@ func (a *API) findSubTasks(ctx context.Context, f fleet.Filter, q pageQuery) ([]
 	}
 	var hits []found[subTaskHit]
 	search := func(t fleet.Task) (bool, error) {
-		data := commandJSON(t)
 		err := a.eachSubTask(ctx, t, func(s fleet.SubTask) bool {
-			doc := subTaskDocument(subTaskDocOf(t, s, nil))
+			doc := subTaskDocument(subTaskDocOf(t, s))
 			if m.Match(doc) {
-				hit := found[subTaskHit]{what: subTaskHit{task: &t, sub: s, data: data}}
+				hit := found[subTaskHit]{what: subTaskHit{task: &t, sub: s}}
 				if q.sorts() {
 					hit.order = doc(q.OrderKey)
 				}

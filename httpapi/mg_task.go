@@ -17,6 +17,8 @@ import (
 const (
 	// maxTodoShown bounds the waiting targets that getTask/:id lists.
 	maxTodoShown = 5000
+	// maxTargetsShown is up to how many targets getTask/:id lists them all.
+	maxTargetsShown = 1000
 	// maxSubTasksShown bounds getSubTask/:task_id, which has no pages.
 	maxSubTasksShown = 20000
 	// maxSubTasksFound bounds what getSubTask/filter keeps while it searches.
@@ -230,9 +232,13 @@ func (a *API) taskGet(w http.ResponseWriter, r *http.Request, c *call) error {
 	if err != nil {
 		return fmt.Errorf("look up task: %w", err)
 	}
-	var todo []string
-	if task.Counts.Waiting > 0 {
+	var ids, todo []string
+	few := task.Counts.Total <= maxTargetsShown
+	if few || task.Counts.Waiting > 0 {
 		err := a.eachSubTask(r.Context(), task, func(s fleet.SubTask) bool {
+			if few {
+				ids = append(ids, s.AgentID)
+			}
 			if s.State == fleet.SubTaskWaiting {
 				todo = append(todo, s.AgentID)
 			}
@@ -242,7 +248,7 @@ func (a *API) taskGet(w http.ResponseWriter, r *http.Request, c *call) error {
 			return err
 		}
 	}
-	return succeed(w, taskDocOf(task, todo))
+	return succeed(w, taskDocOf(task, ids, todo))
 }
 
 // eachTask calls fn for every task, newest first, until fn returns false.
@@ -285,7 +291,7 @@ func (a *API) taskFilter(w http.ResponseWriter, r *http.Request, _ *call) error 
 	err = a.eachTask(r.Context(), func(t fleet.Task) (bool, error) {
 		hit := found[string]{what: t.ID}
 		if !m.All() || q.sorts() {
-			doc := jsonDocument(taskDocOf(t, nil))
+			doc := jsonDocument(taskDocOf(t, nil, nil))
 			if !m.Match(doc) {
 				return true, nil
 			}
@@ -306,7 +312,7 @@ func (a *API) taskFilter(w http.ResponseWriter, r *http.Request, _ *call) error 
 		if err != nil {
 			return fmt.Errorf("look up task: %w", err)
 		}
-		items = append(items, taskDocOf(task, nil))
+		items = append(items, taskDocOf(task, nil, nil))
 	}
 	return succeed(w, pageOf(q, total, items))
 }

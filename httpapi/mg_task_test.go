@@ -125,6 +125,51 @@ func TestTaskLife(t *testing.T) {
 	}
 }
 
+// TestTargetsShown: a task with few targets lists them, whatever became of them;
+// one with many lists those that wait.
+func TestTargetsShown(t *testing.T) {
+	w := newWorld(t)
+	fill(w, 1001)
+	const all = `"filter":{"filter":[{"key":"agent_id","rules":[{"operator":"$gte","value":"FROM"}]}]},`
+	for from, want := range map[string]int{"a0001": 1000, "a0000": 0} {
+		id := w.makeTask("task", `{`+strings.Replace(all, "FROM", from, 1)+scanTask+`}`)
+		for i, percent := range []string{"0.1", "1"} {
+			w.data("POST /api/v1/agent/controlTask", operator(`{"task_id":"`+id+`","action":"run","rolling_percent":`+percent+`,"concurrence":10}`))
+			task := w.data("GET /api/v1/agent/getTask/"+id, operator("")).(map[string]any)
+			if n := len(task["id_list"].([]any)); n != want {
+				t.Errorf("from %s: id_list has %d, want %d", from, n, want)
+			}
+			if n := len(task["todo_list"].([]any)); (n == 0) != (i == 1) {
+				t.Errorf("from %s, run for %s: todo_list has %d", from, percent, n)
+			}
+		}
+	}
+}
+
+// TestSubTaskToken: each part shows the command as its agent gets it.
+func TestSubTaskToken(t *testing.T) {
+	w := newWorld(t)
+	fill(w, 2)
+	id := w.makeTask("task", `{"id_list":["a0000","a0001"],`+scanTask+`}`)
+	w.makeTask("config", `{"id_list":["a0000"],"data":{"config":[{"name":"driver"}]}}`)
+	const byTask = `{"filter":[{"key":"task_id","rules":[{"operator":"$eq","value":"TASK"}]}]}`
+	page := w.data("POST /api/v1/agent/getSubTask/filter", operator(strings.Replace(byTask, "TASK", id, 1))).(map[string]any)
+	for name, parts := range map[string]any{"filter": page["items"], "list": w.data("GET /api/v1/agent/getSubTask/"+id, operator(""))} {
+		var got []any
+		for _, part := range parts.([]any) {
+			command := part.(map[string]any)["task_data"].(map[string]any)["command"].(map[string]any)
+			got = append(got, command["task"].(map[string]any)["token"])
+		}
+		equal(t, name, []any{w.store.subs[id][0].Token, w.store.subs[id][1].Token}, got)
+	}
+	if w.store.tasks[id].Command.Task.Token != "" {
+		t.Error("showing a part has changed the stored task")
+	}
+	if n := w.data("POST /api/v1/agent/getSubTask/filter", operator(`{}`)).(map[string]any)["total"]; n != 3.0 {
+		t.Errorf("%v parts of all tasks, want 3", n)
+	}
+}
+
 // fixIDs compares an answer with its golden file, with IDs that differ from run
 // to run replaced.
 func (w *world) fixIDs(name, call string, ids ...string) {

@@ -66,12 +66,13 @@ func elkeidType(k fleet.TaskKind) string {
 	return elkeidTypeTask
 }
 
-// taskDocOf puts a task into Elkeid's shape. todo are the targets that wait.
-func taskDocOf(t fleet.Task, todo []string) elkeidTask {
+// taskDocOf puts a task into Elkeid's shape. ids are its targets, todo those that
+// wait; either may be left out.
+func taskDocOf(t fleet.Task, ids, todo []string) elkeidTask {
 	c := t.Counts
 	return elkeidTask{
 		taskRequest: taskRequest{
-			Tag: t.Tag, IDList: []string{},
+			Tag: t.Tag, IDList: nonNil(ids),
 			Data: agentAction{Ctrl: t.Command.Ctrl, Task: t.Command.Task, Config: nonNil(t.Command.Config)},
 			Name: t.Name, Action: t.Action, User: t.Creator, Seconds: t.Seconds,
 		},
@@ -108,15 +109,20 @@ func jobList(t fleet.Task) []string {
 
 // subTaskRef says which sub-task it is, in Elkeid's shape.
 type subTaskRef struct {
-	Append   map[string]any  `json:"append_data"`
-	Type     string          `json:"task_type"`
-	DataType fleet.DataType  `json:"task_data_type"`
-	AgentID  string          `json:"agent_id"`
-	TaskID   string          `json:"task_id"`
-	JobID    string          `json:"job_id"`
-	Data     json.RawMessage `json:"task_data"`
-	URL      string          `json:"task_url"`
-	Token    string          `json:"token"`
+	Append   map[string]any `json:"append_data"`
+	Type     string         `json:"task_type"`
+	DataType fleet.DataType `json:"task_data_type"`
+	AgentID  string         `json:"agent_id"`
+	TaskID   string         `json:"task_id"`
+	JobID    string         `json:"job_id"`
+	Data     subTaskData    `json:"task_data"`
+	URL      string         `json:"task_url"`
+	Token    string         `json:"token"`
+}
+
+// subTaskData is what is sent to the agent, with the sub-task's token.
+type subTaskData struct {
+	Command fleet.AgentCommand `json:"command"`
 }
 
 // subTaskState is how far a sub-task is, in Elkeid's shape.
@@ -165,10 +171,15 @@ func wordOf(t fleet.Task, s fleet.SubTask) subTaskWord {
 	return subTaskWords[s.State]
 }
 
-// subTaskDocOf puts a sub-task into Elkeid's shape. data is the task's command
-// as JSON.
-func subTaskDocOf(t fleet.Task, s fleet.SubTask, data json.RawMessage) elkeidSubTask {
+// subTaskDocOf puts a sub-task into Elkeid's shape.
+func subTaskDocOf(t fleet.Task, s fleet.SubTask) elkeidSubTask {
 	word := wordOf(t, s)
+	data := subTaskData{Command: t.Command}
+	if t.Command.Task != nil {
+		own := *t.Command.Task
+		own.Token = s.Token
+		data.Command.Task = &own
+	}
 	doc := elkeidSubTask{
 		subTaskRef: subTaskRef{
 			Append: map[string]any{}, Type: elkeidType(t.Kind),
@@ -200,15 +211,6 @@ func startedAt(t fleet.Task) int64 {
 		return t.Deadline - fleet.DefaultTaskSeconds
 	}
 	return t.Deadline - t.Seconds
-}
-
-// commandJSON is the task's command, as it is shown with each sub-task.
-func commandJSON(t fleet.Task) json.RawMessage {
-	b, err := json.Marshal(map[string]any{"command": t.Command})
-	if err != nil {
-		panic(err) // a command came from JSON
-	}
-	return b
 }
 
 // jsonDocument makes a value's JSON a document that can be filtered; a dot in a
