@@ -36,6 +36,9 @@ type StoreStatus struct {
 	LeaderContactAgeMS int64 `json:"leader_contact_age_ms"`
 	Agents             int   `json:"agents"`
 	StateBytes         int64 `json:"state_bytes"`
+	// Quarantined says why this node's state is not trusted: it differs from the
+	// leader's at the same index. Empty is the rule.
+	Quarantined string `json:"quarantined,omitempty"`
 }
 
 // TagCount is a tag and how many agents carry it.

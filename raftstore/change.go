@@ -80,8 +80,11 @@ type batch struct {
 	pos  position
 	conf configuration
 	hash stateHash
-	// dirty holds the keys written so far; their old hashes are already taken off.
-	dirty  map[string]write
+	// dirty holds the keys written so far, unhashed those of them whose old hash
+	// is taken off and whose new one is not yet added.
+	dirty, unhashed map[string]write
+	// marks are the hashes in the middle of the batch; see hashHistory.
+	marks  []HashAt
 	tables map[fleet.Table]bool
 	// refused counts this batch's refusals by code.
 	refused map[fleet.Code]int
@@ -89,7 +92,7 @@ type batch struct {
 
 func newBatch(tx *bbolt.Tx) (*batch, error) {
 	b := &batch{
-		tx: tx, dirty: make(map[string]write),
+		tx: tx, dirty: make(map[string]write), unhashed: make(map[string]write),
 		tables: make(map[fleet.Table]bool), refused: make(map[fleet.Code]int),
 	}
 	b.pos, b.conf = readPosition(view{tx})
@@ -134,12 +137,12 @@ func (b *batch) flush(c *change) error {
 	for _, id := range c.order {
 		w := c.writes[id]
 		bkt := b.tx.Bucket([]byte(w.bucket))
-		if _, seen := b.dirty[id]; !seen {
+		if _, seen := b.unhashed[id]; !seen {
 			if old := bkt.Get(w.key); old != nil {
 				b.hash.sub(itemHash(w.bucket, w.key, openValue(w.bucket, w.key, old)))
 			}
 		}
-		b.dirty[id] = w
+		b.dirty[id], b.unhashed[id] = w, w
 		var err error
 		if w.content == nil {
 			err = bkt.Delete(w.key)
@@ -156,13 +159,29 @@ func (b *batch) flush(c *change) error {
 	return nil
 }
 
-// finish writes how far the state is now. Nothing may be applied after it.
-func (b *batch) finish() error {
-	for _, w := range b.dirty {
+// settle brings the hash up to date.
+func (b *batch) settle() {
+	for _, w := range b.unhashed {
 		if w.content != nil {
 			b.hash.add(itemHash(w.bucket, w.key, w.content))
 		}
 	}
+	clear(b.unhashed)
+}
+
+// mark notes the hash before the entry at index, if that is the first one at or
+// above a multiple of markEvery: every node does so at the same entries, however
+// its batches are cut.
+func (b *batch) mark(index uint64) {
+	if at := index - index%markEvery; at > b.pos.Index {
+		b.settle()
+		b.marks = append(b.marks, HashAt{at - 1, b.hash.String()})
+	}
+}
+
+// finish writes how far the state is now. Nothing may be applied after it.
+func (b *batch) finish() error {
+	b.settle()
 	b.pos.FileFormat = stateFileFormat
 	b.pos.Hash = b.hash.String()
 	return putLocal(b.tx, keyPosition, b.pos)

@@ -55,7 +55,7 @@ func (s *Store) watchLeadership(ctx context.Context, r *raft.Raft) error {
 func (s *Store) becomeReady(ctx context.Context, r *raft.Raft) error {
 	t := time.NewTicker(readyEvery)
 	defer t.Stop()
-	for !s.caughtUp(r) {
+	for !s.caughtUp(ctx, r) {
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
@@ -69,15 +69,24 @@ func (s *Store) becomeReady(ctx context.Context, r *raft.Raft) error {
 	return nil
 }
 
-func (s *Store) caughtUp(r *raft.Raft) bool {
+func (s *Store) caughtUp(ctx context.Context, r *raft.Raft) bool {
 	if r.State() == raft.Leader {
 		return s.leads(r)
 	}
 	if r.State() != raft.Follower || time.Since(r.LastContact()) > contactLimit {
 		return false
 	}
-	commit := r.CommitIndex()
-	return commit > 0 && s.appliedUpTo(commit)
+	if commit := r.CommitIndex(); commit == 0 || !s.appliedUpTo(commit) {
+		return false
+	}
+	if s.opts.Peers == nil {
+		return true
+	}
+	// What is committed as far as this node knows may be long ago.
+	ctx, cancel := context.WithTimeout(ctx, tickEvery)
+	defer cancel()
+	index, err := s.readIndexOnce(ctx)
+	return err == nil && s.waitApplied(ctx, index) == nil
 }
 
 // leads tells whether this node leads and has applied all that was before.
@@ -89,6 +98,13 @@ func (s *Store) leads(r *raft.Raft) bool {
 // state is applied; raft's own entries never reach it.
 func (s *Store) appliedUpTo(index uint64) bool {
 	applied := s.fsm.last.Load().Index
+	if index <= applied {
+		return true
+	}
+	// What is not known to be committed may yet be replaced.
+	if r := s.raft.Load(); r == nil || r.CommitIndex() < index {
+		return false
+	}
 	for ; index > applied; index-- {
 		var l raft.Log
 		if err := s.files.log.GetLog(index, &l); err != nil {
@@ -111,19 +127,25 @@ func (s *Store) WaitReady(ctx context.Context) error {
 	}
 }
 
-// Current tells whether this node may push config and tasks now: it was current
-// once, had contact with the leader in the last 5 s, and has applied what the
-// other members had applied two seconds ago.
-func (s *Store) Current() bool {
+// Ready tells whether this node was current once: until then its state may be
+// older than anything that was read elsewhere, and must not be shown.
+func (s *Store) Ready() bool {
 	select {
 	case <-s.ready:
+		return true
 	default:
 		return false
 	}
-	r := s.raft.Load()
-	if s.fsm.broken.Load() || s.fsm.last.Load().Index < s.opts.PeersApplied() {
+}
+
+// Current tells whether this node may push config and tasks now: it was current
+// once, is not quarantined, had contact with the leader in the last 5 s, and has applied what the
+// other members had applied two seconds ago.
+func (s *Store) Current() bool {
+	if !s.Ready() || s.fsm.broken.Load() || s.quarantined() != "" || !s.appliedUpTo(s.opts.PeersApplied()) {
 		return false
 	}
+	r := s.raft.Load()
 	if r.State() == raft.Leader {
 		return s.leads(r)
 	}

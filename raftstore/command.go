@@ -56,6 +56,10 @@ func newCommand(kind string) command {
 		return new(foundCluster)
 	case "meta.put":
 		return new(putMeta)
+	case "format.raise":
+		return new(raiseFormat)
+	case "node.remove":
+		return new(removeNode)
 	case "tick":
 		return new(tick)
 	case "user.create":

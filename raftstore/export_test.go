@@ -79,6 +79,8 @@ type (
 	FoundCluster     = foundCluster
 	PutMetaCmd       = putMeta
 	Tick             = tick
+	RemoveNodeCmd    = removeNode
+	RaiseFormatCmd   = raiseFormat
 	CreateUserCmd    = createUser
 	UpdateUserCmd    = updateUser
 	DeleteUsersCmd   = deleteUsers
@@ -212,3 +214,6 @@ func (s *Store) SetLastNumber(n uint32) error {
 		return b.finish()
 	})
 }
+
+// KnowFormat makes the program one that knows formats up to n.
+func (s *Store) KnowFormat(n int) { s.fsm.format = n }

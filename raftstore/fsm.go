@@ -41,6 +41,12 @@ type fsm struct {
 	broken atomic.Bool
 
 	last atomic.Pointer[progress]
+	// applied is fired when last moves.
+	applied signal
+	// hashes takes the state's hash from time to time.
+	hashes *hashHistory
+	// format is the highest replicated format that this program knows.
+	format int
 	// logBytes counts the log since it was last cut.
 	logBytes atomic.Uint64
 }
@@ -85,6 +91,8 @@ func (f *fsm) commit(logs []*raft.Log, outcomes []outcome) error {
 		b  *batch
 		up activeUpdate
 		p  progress
+		// newer is set when a batch raises the format above what is known here.
+		newer error
 	)
 	err = file.write(func(tx *bbolt.Tx) error {
 		if b, err = newBatch(tx); err != nil {
@@ -102,8 +110,12 @@ func (f *fsm) commit(logs []*raft.Log, outcomes []outcome) error {
 			return err
 		}
 		p = readProgress(view{tx})
-		return nil
+		newer = f.checkFormat(p)
+		return newer
 	})
+	if newer != nil {
+		return newer // the file is sound, and as it was
+	}
 	if err != nil {
 		return err
 	}
@@ -114,7 +126,9 @@ func (f *fsm) commit(logs []*raft.Log, outcomes []outcome) error {
 		f.metrics.refused.WithLabelValues(string(code)).Add(float64(n))
 	}
 	f.active.apply(&up)
+	f.hashes.add(b.marks, HashAt{p.Index, p.Hash})
 	f.last.Store(&p)
+	f.applied.fire()
 	f.watches.notify(b.tables, false)
 	return nil
 }
@@ -124,6 +138,7 @@ func (b *batch) entry(l *raft.Log) (ans answer, err error) {
 	if l.Index <= b.pos.Index {
 		return answer{}, nil
 	}
+	b.mark(l.Index)
 	switch l.Type {
 	case raft.LogConfiguration:
 		b.conf = configuration{Index: l.Index, Config: raft.DecodeConfiguration(l.Data)}
@@ -153,9 +168,19 @@ func (f *fsm) reload(file *stateFile) error {
 	return file.read(func(v view) error {
 		f.active.rebuild(v)
 		p := readProgress(v)
+		f.hashes.restart(HashAt{p.Index, p.Hash})
 		f.last.Store(&p)
-		return nil
+		f.applied.fire()
+		return f.checkFormat(p)
 	})
+}
+
+// checkFormat refuses a state that this program would continue wrongly.
+func (f *fsm) checkFormat(p progress) error {
+	if p.cluster.Format > f.format {
+		return fmt.Errorf("the cluster uses format %d, this version knows %d: start the newer version", p.cluster.Format, f.format)
+	}
+	return nil
 }
 
 // Snapshot implements raft.FSM. The state file is the snapshot; what is left to

@@ -38,7 +38,7 @@ func (g *gate) enter(ctx context.Context) error {
 	}
 	if len(g.gathered) >= maxWaiting {
 		g.mu.Unlock()
-		return fmt.Errorf("%d writes are waiting already: %w", maxWaiting, fleet.ErrUnavailable)
+		return &busyError{maxWaiting}
 	}
 	turn := make(chan struct{})
 	g.gathered = append(g.gathered, turn)
@@ -74,3 +74,13 @@ func (g *gate) leave() {
 	}
 	g.gathered = slices.Delete(g.gathered, 0, g.inside)
 }
+
+// busyError says that the caller should slow down; it is not tried again.
+type busyError struct{ waiting int }
+
+func (e *busyError) Error() string {
+	return fmt.Sprintf("%d writes are waiting already: %v", e.waiting, fleet.ErrUnavailable)
+}
+
+// Unwrap returns fleet.ErrUnavailable.
+func (*busyError) Unwrap() error { return fleet.ErrUnavailable }

@@ -87,16 +87,35 @@ func golden(t *testing.T, name, got string) {
 	}
 }
 
+// goldenMembers holds the commands about the cluster's members.
+func goldenMembers() (logs []*raft.Log) {
+	for i, cmd := range []raftstore.Command{
+		&raftstore.FoundCluster{ClusterID: "c1", CA: []byte("ca")},
+		&raftstore.RemoveNodeCmd{ServerID: "n1~0000000a"},
+		&raftstore.RemoveNodeCmd{ServerID: "n1~0000000a"},
+		&raftstore.RemoveNodeCmd{ServerID: "n2~0000000b"},
+		&raftstore.RaiseFormatCmd{Format: 1},
+	} {
+		logs = append(logs, raftstore.Entry(uint64(i+1), 1000+int64(i), "", cmd))
+	}
+	return logs
+}
+
 // The bytes of the log and the content of the state are frozen.
 func TestFormatsAreFrozen(t *testing.T) {
+	frozen(t, goldenLog(), "log.txt", "state.txt")
+	frozen(t, goldenMembers(), "members-log.txt", "members-state.txt")
+}
+
+func frozen(t *testing.T, logs []*raft.Log, logFile, stateFile string) {
+	t.Helper()
 	s := machine(t)
-	logs := goldenLog()
 	var entries strings.Builder
 	for _, l := range logs {
 		end := len(l.Data) - 4
 		fmt.Fprintf(&entries, "%02x %s %s\n", l.Data[0], l.Data[1:end], hex.EncodeToString(l.Data[end:]))
 	}
-	golden(t, "log.txt", entries.String())
+	golden(t, logFile, entries.String())
 
 	answers, err := s.ApplyBatch(logs...)
 	must(t, err)
@@ -116,12 +135,18 @@ func TestFormatsAreFrozen(t *testing.T) {
 		fmt.Fprintf(&state, "%s %s\n", k, content)
 	}
 	fmt.Fprintf(&state, "hash %s\n", s.Status().Hash)
-	golden(t, "state.txt", state.String())
+	golden(t, stateFile, state.String())
 }
 
 // A log that an earlier build wrote must still give the same state.
 func TestGoldenLogReplays(t *testing.T) {
-	data, err := os.ReadFile(filepath.Join("testdata", "log.txt"))
+	replays(t, "log.txt", "state.txt")
+	replays(t, "members-log.txt", "members-state.txt")
+}
+
+func replays(t *testing.T, logFile, stateFile string) {
+	t.Helper()
+	data, err := os.ReadFile(filepath.Join("testdata", logFile))
 	must(t, err)
 	s := machine(t)
 	for i, line := range strings.Split(strings.TrimSpace(string(data)), "\n") {
@@ -133,7 +158,7 @@ func TestGoldenLogReplays(t *testing.T) {
 			t.Fatalf("entry %d: %v", i+1, err)
 		}
 	}
-	state, err := os.ReadFile(filepath.Join("testdata", "state.txt"))
+	state, err := os.ReadFile(filepath.Join("testdata", stateFile))
 	must(t, err)
 	if !strings.Contains(string(state), "hash "+s.Status().Hash+"\n") {
 		t.Fatalf("the replayed log gives hash %s", s.Status().Hash)
@@ -141,7 +166,7 @@ func TestGoldenLogReplays(t *testing.T) {
 }
 
 func FuzzDecodeCommand(f *testing.F) {
-	for _, l := range goldenLog() {
+	for _, l := range append(goldenLog(), goldenMembers()...) {
 		f.Add(l.Data)
 	}
 	f.Add([]byte{})

@@ -25,9 +25,10 @@ type metrics struct {
 
 // The label values of proposals.
 const (
-	outcomeAnswered = "answered"
-	outcomeNoLeader = "no_leader"
-	outcomeUnknown  = "unknown"
+	outcomeAnswered  = "answered"
+	outcomeForwarded = "forwarded"
+	outcomeNoLeader  = "no_leader"
+	outcomeUnknown   = "unknown"
 )
 
 // newMetrics makes the metrics of s; its gauges read s once they are registered.
@@ -46,7 +47,7 @@ func newMetrics(s *Store) *metrics {
 		}),
 		proposals: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Namespace: ns, Subsystem: sub, Name: "proposals_total",
-			Help: "Writes proposed by this node, by how they ended.",
+			Help: "Tries to write by this node, by how they ended.",
 		}, []string{"outcome"}),
 		refused: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Namespace: ns, Subsystem: sub, Name: "refused_total",
@@ -65,7 +66,7 @@ func newMetrics(s *Store) *metrics {
 			Help: "Snapshots of other nodes that replaced this node's state.",
 		}),
 	}
-	for _, o := range []string{outcomeAnswered, outcomeNoLeader, outcomeUnknown} {
+	for _, o := range []string{outcomeAnswered, outcomeForwarded, outcomeNoLeader, outcomeUnknown} {
 		m.proposals.WithLabelValues(o)
 	}
 	m.all = append(m.all, m.applySeconds, m.batchEntries, m.proposals, m.refused, m.longReads, m.resultsIgnored, m.restores)
@@ -76,6 +77,7 @@ func newMetrics(s *Store) *metrics {
 	gauge("state_bytes", "Size of the state file.", func(st fleet.StoreStatus) float64 { return float64(st.StateBytes) })
 	gauge("is_leader", "1 on the leader.", func(st fleet.StoreStatus) float64 { return oneIf(st.Role == roleLeader) })
 	gauge("is_current", "1 while this node may push config and tasks.", func(st fleet.StoreStatus) float64 { return oneIf(st.Current) })
+	gauge("is_quarantined", "1 while this node's state differs from the leader's.", func(st fleet.StoreStatus) float64 { return oneIf(st.Quarantined != "") })
 	gauge("applied_index", "Index of the last entry applied here.", func(st fleet.StoreStatus) float64 { return float64(st.Applied) })
 	return m
 }

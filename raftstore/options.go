@@ -31,6 +31,9 @@ type Options struct {
 	// ServerAddressProvider knows. Nil: this node stays alone. A transport
 	// that can be closed is closed when Run returns.
 	Transport raft.Transport
+	// Peers reaches the stores of the other nodes. Nil: writes and linearizable
+	// reads work on the leader only.
+	Peers Peers
 	// Sealer protects the secrets of access keys.
 	Sealer Sealer
 	// Logger is where raft, its log and the store report; nil discards.

@@ -47,11 +47,11 @@ func (s *Store) propose(ctx context.Context, cmd command, out any) error {
 	return nil
 }
 
-// needsRequestID tells whether applying cmd a second time would do harm or
-// give another answer.
+// needsRequestID tells whether applying cmd a second time, after other commands,
+// would do harm or give another answer.
 func needsRequestID(cmd command) bool {
 	switch cmd.(type) {
-	case *tick, *reportAgents, *setResults, *touchToken, *tagAgents:
+	case *tick, *reportAgents, *setResults, *touchToken, *removeNode, *raiseFormat:
 		return false
 	}
 	return true
@@ -65,52 +65,54 @@ func newRequestID() (string, error) {
 	return hex.EncodeToString(id[:]), nil
 }
 
-// submit is the one way into the log. On the leader it stamps the entry and
-// waits until it is applied; elsewhere it says who leads.
-func (s *Store) submit(ctx context.Context, e envelope) (answer, error) {
-	r := s.raft.Load()
-	if r == nil {
-		return answer{}, fmt.Errorf("the store is not running: %w", fleet.ErrUnavailable)
-	}
-	if s.closed() {
-		return answer{}, fleet.ErrClosed
-	}
-	if r.State() != raft.Leader {
-		s.metrics.proposals.WithLabelValues(outcomeNoLeader).Inc()
-		return answer{}, notLeader(r)
-	}
+// proposeHere is the one way into the log: it stamps the entry, proposes it and
+// waits until it is applied.
+func (s *Store) proposeHere(ctx context.Context, r *raft.Raft, e envelope) (answer, uint64, error) {
 	if err := s.gate.enter(ctx); err != nil {
 		s.metrics.proposals.WithLabelValues(outcomeNoLeader).Inc()
 		if errors.Is(err, fleet.ErrTimeout) {
 			err = fmt.Errorf("no turn within %s: %w", writeWait, fleet.ErrUnavailable)
 		}
-		return answer{}, fmt.Errorf("waiting to write: %w", err)
+		return answer{}, 0, fmt.Errorf("waiting to write: %w", err)
 	}
 	defer s.gate.leave()
 	e.At = max(s.now(), s.fsm.last.Load().logTime)
-	data, err := encodeEnvelope(e)
+	data, err := encodeEntry(e)
 	if err != nil {
-		return answer{}, err
-	}
-	if len(data) > maxEntryBytes {
-		return answer{}, fleet.Refuse(fleet.CodeTooLarge, "the change is %d bytes long, at most %d are accepted", len(data), maxEntryBytes)
+		return answer{}, 0, err
 	}
 	f, done, err := s.enqueue(ctx, r, data)
 	if err != nil {
-		return answer{}, err
+		return answer{}, 0, err
 	}
 	if err := s.awaitDone(ctx, done); err != nil {
-		return answer{}, s.writeError(ctx, r, err)
+		return answer{}, 0, s.writeError(ctx, r, err)
 	}
 	o, ok := f.Response().(outcome)
 	if !ok {
-		return answer{}, fmt.Errorf("unexpected response %T", f.Response())
+		return answer{}, 0, fmt.Errorf("unexpected response %T", f.Response())
 	}
 	if o.err != nil {
-		return answer{}, o.err
+		return answer{}, 0, o.err
 	}
 	s.metrics.proposals.WithLabelValues(outcomeAnswered).Inc()
-	return o.answer, nil
+	return o.answer, f.Index(), nil
+}
+
+// encodeEntry makes the bytes of an entry, unless they are too many.
+func encodeEntry(e envelope) ([]byte, error) {
+	data, err := encodeEnvelope(e)
+	if err != nil {
+		return nil, err
+	}
+	if len(data) > maxEntryBytes {
+		return nil, tooLong(len(data))
+	}
+	return data, nil
+}
+
+func tooLong(n int) error {
+	return fleet.Refuse(fleet.CodeTooLarge, "the change is %d bytes long, at most %d are accepted", n, maxEntryBytes)
 }
 
 func (s *Store) closed() bool {
@@ -154,13 +156,6 @@ func (s *Store) writeError(ctx context.Context, r *raft.Raft, err error) error {
 	}
 	s.metrics.proposals.WithLabelValues(outcomeUnknown).Inc()
 	return fmt.Errorf("%w, the write may still happen: %w", err, fleet.ErrUnavailable)
-}
-
-func notLeader(r *raft.Raft) error {
-	if _, id := r.LeaderWithID(); id != "" {
-		return fmt.Errorf("this node does not lead, %s does: %w", id, fleet.ErrUnavailable)
-	}
-	return fmt.Errorf("there is no leader now: %w", fleet.ErrUnavailable)
 }
 
 func (s *Store) now() int64 { return time.Now().Unix() }

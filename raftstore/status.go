@@ -67,7 +67,7 @@ func (s *Store) Status() fleet.StoreStatus {
 	st := fleet.StoreStatus{
 		ServerID: s.serverID(), ClusterID: p.cluster.ID, Role: strings.ToLower(raft.Shutdown.String()),
 		Term: p.Term, Applied: p.Index, LogTime: p.logTime, Hash: p.Hash, Format: p.cluster.Format,
-		Current: s.Current(), Agents: p.agents,
+		Current: s.Current(), Agents: p.agents, Quarantined: s.quarantined(),
 	}
 	if file, err := s.files.state.acquire(); err == nil {
 		_ = file.read(func(v view) error {

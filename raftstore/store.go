@@ -45,11 +45,21 @@ type Store struct {
 	// leadTerm is the term in which this node leads and has applied all before it.
 	leadTerm atomic.Uint64
 
-	gate     gate
-	waits    sync.WaitGroup // goroutines that wait for raft's futures
-	stopMu   sync.RWMutex
-	stopped  bool // guarded by stopMu: no new writes
+	writers
+	members  members
+	hashes   hashHistory
 	failOnce sync.Once
+}
+
+// writers is what bounds the writes under way.
+type writers struct {
+	gate     gate
+	forwards atomic.Int64 // writes that wait for another node
+	// leaderChange is fired when this node follows another leader, or none.
+	leaderChange signal
+	waits        sync.WaitGroup // goroutines that wait for raft's futures
+	stopMu       sync.RWMutex
+	stopped      bool // guarded by stopMu: no new writes
 }
 
 // files are what a Store holds open from New to the end of Run.
@@ -71,7 +81,7 @@ func New(opts Options) (*Store, error) {
 	}
 	s := &Store{
 		opts: opts, logger: opts.Logger,
-		started: make(chan struct{}), ready: make(chan struct{}),
+		started: make(chan struct{}), ready: make(chan struct{}), members: newMembers(),
 	}
 	if err := os.MkdirAll(opts.Dir, 0o700); err != nil {
 		return nil, fmt.Errorf("raftstore: making the data directory: %w", err)
@@ -109,13 +119,11 @@ func (s *Store) open() (err error) {
 	s.metrics = newMetrics(s)
 	s.fsm = &fsm{
 		state: s.files.state, active: newActiveTasks(), watches: newWatches(), metrics: s.metrics, fail: s.fail,
+		hashes: &s.hashes, format: formatNow,
 		snaps: &snapshotStore{dir: dir, mmapBytes: s.opts.Tuning.MmapBytes, state: s.files.state, step: func(string) {}},
 	}
 	if err := s.fsm.reload(state); err != nil {
 		return err
-	}
-	if p := s.fsm.last.Load(); p.cluster.Format > formatNow {
-		return fmt.Errorf("the cluster uses format %d, this version knows %d: start the newer version", p.cluster.Format, formatNow)
 	}
 	if err := s.noteCluster(); err != nil {
 		return err
@@ -175,6 +183,9 @@ func (s *Store) Run(ctx context.Context) (err error) {
 	close(s.started)
 	g := lifecycle.NewGroup(ctx)
 	g.Go("leadership", func(ctx context.Context) error { return s.watchLeadership(ctx, r) })
+	g.Go("leader", func(ctx context.Context) error { return s.watchLeader(ctx, r) })
+	g.Go("members", func(ctx context.Context) error { return s.keepMembers(ctx, r) })
+	g.Go("comparison", func(ctx context.Context) error { return s.keepComparing(ctx, r) })
 	g.Go("readiness", func(ctx context.Context) error { return s.becomeReady(ctx, r) })
 	g.Go("clock", func(ctx context.Context) error { return s.keepTime(ctx, r) })
 	return errors.Join(g.Wait(), s.stop(r))

@@ -1,0 +1,158 @@
+// SPDX-FileCopyrightText: The Muster Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package raftstore
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/raft"
+)
+
+const (
+	// markEvery is the distance of the indexes at which every node notes its hash.
+	markEvery = 64
+	// keptHashes is how many hashes of each kind are kept.
+	keptHashes = 64
+	// compareEvery is how often a follower compares its hash with the leader's.
+	compareEvery = time.Minute
+	// compareWait bounds one comparison.
+	compareWait = 5 * time.Second
+)
+
+// hashHistory is what the state's hash was lately: at the end of each batch,
+// which differ from node to node, and at marks, which do not.
+type hashHistory struct {
+	mu          sync.Mutex
+	ends, marks []HashAt // oldest first
+	// wrong says how the state differs from the leader's; it stays.
+	wrong string
+}
+
+func (h *hashHistory) add(marks []HashAt, end HashAt) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.marks = keepNewest(append(h.marks, marks...))
+	h.ends = keepNewest(append(h.ends, end))
+}
+
+func keepNewest(list []HashAt) []HashAt {
+	return slices.Delete(list, 0, max(0, len(list)-keptHashes))
+}
+
+// restart forgets everything, because the state was replaced.
+func (h *hashHistory) restart(end HashAt) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.marks, h.ends = nil, []HashAt{end}
+}
+
+func (h *hashHistory) lastMark() (at HashAt) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if n := len(h.marks); n > 0 {
+		at = h.marks[n-1]
+	}
+	return at
+}
+
+// State returns the index of the last entry applied here and the logical hash
+// of the state at it.
+func (s *Store) State() (applied uint64, hash string) {
+	p := s.fsm.last.Load()
+	return p.Index, p.Hash
+}
+
+// HandleState answers Peers.State.
+func (s *Store) HandleState() PeerState {
+	index, hash := s.State()
+	return PeerState{Applied: HashAt{index, hash}, Mark: s.hashes.lastMark(), Format: s.fsm.format}
+}
+
+// Hashes returns the hashes of the last states that are still known, in order
+// of their indexes: those after each of the last batches and at the last marks.
+func (s *Store) Hashes() []HashAt {
+	h := &s.hashes
+	h.mu.Lock()
+	all := slices.Concat(h.ends, h.marks)
+	h.mu.Unlock()
+	slices.SortFunc(all, func(a, b HashAt) int { return int(int64(a.Index) - int64(b.Index)) })
+	return slices.Compact(all)
+}
+
+// CompareHash compares this node's state with the leader's at an index. It
+// returns false when this node no longer knows, or does not know yet, what its
+// hash was at that index. A difference quarantines this node: it is never
+// current again, and Status says why.
+func (s *Store) CompareHash(index uint64, hash string) (compared bool) {
+	for _, own := range s.Hashes() {
+		if own.Index != index {
+			continue
+		}
+		compared = true
+		if own.Hash != hash {
+			s.quarantine(fmt.Sprintf("at index %d the state hashes to %s, the leader's to %s: move the data directory away and let the node join as a new one",
+				index, own.Hash, hash))
+		}
+	}
+	return compared
+}
+
+func (s *Store) quarantine(why string) {
+	s.hashes.mu.Lock()
+	first := s.hashes.wrong == ""
+	s.hashes.wrong = why
+	s.hashes.mu.Unlock()
+	if first {
+		s.logger.Error("the state of this node differs from the leader's, so it pushes nothing to agents any more", "reason", why)
+	}
+}
+
+func (s *Store) quarantined() string {
+	s.hashes.mu.Lock()
+	defer s.hashes.mu.Unlock()
+	return s.hashes.wrong
+}
+
+// keepComparing compares this node with its leader, at once when it is ready
+// and then from time to time.
+func (s *Store) keepComparing(ctx context.Context, r *raft.Raft) error {
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-s.ready:
+	}
+	t := time.NewTicker(compareEvery)
+	defer t.Stop()
+	for {
+		if s.opts.Peers != nil && r.State() == raft.Follower {
+			s.compare(ctx, r)
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-t.C:
+		}
+	}
+}
+
+// compare does without an answer: the next comparison is soon enough.
+func (s *Store) compare(ctx context.Context, r *raft.Raft) {
+	ctx, cancel := context.WithTimeout(ctx, compareWait)
+	defer cancel()
+	var leader PeerState
+	err := s.askLeader(ctx, r, func(ctx context.Context, id string) (err error) {
+		leader, err = s.opts.Peers.State(ctx, id)
+		return err
+	})
+	if err != nil || s.WaitApplied(ctx, leader.Applied.Index) != nil {
+		return
+	}
+	if !s.CompareHash(leader.Applied.Index, leader.Applied.Hash) && leader.Mark.Index > 0 {
+		s.CompareHash(leader.Mark.Index, leader.Mark.Hash)
+	}
+}
