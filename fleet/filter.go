@@ -34,7 +34,7 @@ type Filter struct {
 // FilterKey is what is asked of one field.
 type FilterKey struct {
 	Key   string       `json:"key"`
-	Rules []FilterRule `json:"rules"`
+	Rules []FilterRule `json:"rules"` // at least one
 	// Condition joins the rules: $and (also if empty), $or, $nor.
 	Condition string `json:"condition"`
 }
@@ -67,7 +67,8 @@ type keyMatcher struct {
 type joiner func(n int, holds func(i int) bool) bool
 
 // Compile checks the filter; an error names what is wrong with it. Moments of
-// $time are in loc. Keys without rules ask nothing.
+// $time are in loc. A key without rules is refused: it would choose every
+// document where its writer meant some.
 func (f Filter) Compile(loc *time.Location) (*Matcher, error) {
 	if len(f.Keys) > MaxFilterKeys {
 		return nil, Invalid("filter", "has %d keys, at most %d are accepted", len(f.Keys), MaxFilterKeys)
@@ -82,9 +83,7 @@ func (f Filter) Compile(loc *time.Location) (*Matcher, error) {
 		if err != nil {
 			return nil, err
 		}
-		if len(compiled.rules) > 0 {
-			m.keys = append(m.keys, compiled)
-		}
+		m.keys = append(m.keys, compiled)
 	}
 	return m, nil
 }
@@ -159,6 +158,8 @@ func (k FilterKey) compile(loc *time.Location) (keyMatcher, error) {
 	switch {
 	case k.Key == "" || len(k.Key) > maxFilterKeyBytes || strings.HasPrefix(k.Key, "$"):
 		return keyMatcher{}, Invalid("filter.key", "%.40q is not the name of a field", k.Key)
+	case len(k.Rules) == 0:
+		return keyMatcher{}, Invalid("filter.rules", "%.40q has no rules: say what is asked of the field, or leave the entry out", k.Key)
 	case len(k.Rules) > MaxFilterRules:
 		return keyMatcher{}, Invalid("filter.rules", "%.40q has %d rules, at most %d are accepted", k.Key, len(k.Rules), MaxFilterRules)
 	}

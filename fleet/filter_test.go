@@ -66,7 +66,8 @@ func TestFilterMatches(t *testing.T) {
 		{rule("nproc", "$eq", `5`) + "," + rule("cpu", "$gt", `1`), "$nor", true},
 		{`{"key":"nproc","condition":"$or","rules":[{"operator":"$lt","value":1},{"operator":"$gt","value":3}]}`, "", true},
 		{`{"key":"nproc","condition":"$nor","rules":[{"operator":"$lt","value":1},{"operator":"$gt","value":3}]}`, "", false},
-		{`{"key":"nproc","rules":[]}`, "$or", true},
+		{"", "", true},
+		{"", "$or", true},
 		{"", "$nor", true},
 	} {
 		var f fleet.Filter
@@ -113,6 +114,8 @@ func TestFilterRefusals(t *testing.T) {
 		"elements, at most":       one("$in", make([]any, fleet.MaxFilterValues+1)),
 		"is not the name":         {Keys: []fleet.FilterKey{{Key: "$where"}}},
 		"none of $and, $or, $nor": {Condition: "$xor"},
+		"has no rules":            {Keys: []fleet.FilterKey{{Key: "k"}}},
+		"of the field, or":        {Keys: []fleet.FilterKey{{Key: "k", Rules: []fleet.FilterRule{}}}},
 		"keys, at most":           {Keys: make([]fleet.FilterKey, fleet.MaxFilterKeys+1)},
 		"rules, at most":          {Keys: []fleet.FilterKey{{Key: "k", Rules: make([]fleet.FilterRule, fleet.MaxFilterRules+1)}}},
 	} {

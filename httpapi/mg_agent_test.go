@@ -157,6 +157,39 @@ func TestTags(t *testing.T) {
 	}
 }
 
+// TestFilterWithoutRules: an entry that asks nothing, as a misspelt one does, is
+// refused; it would choose the whole fleet. No entries choose all where all may
+// be meant.
+func TestFilterWithoutRules(t *testing.T) {
+	w := newWorld(t)
+	fill(w, 3)
+	for _, entry := range []string{`{"key":"tags"}`, `{"key":"tags","rules":null}`, `{"key":"tags","rules":[]}`, `{"key":"tags","rule":[{"operator":"$eq","value":"t1"}]}`} {
+		for call, body := range map[string]string{
+			"POST /api/v1/agent/addTags/filter?tag=x": `{"filter":[` + entry + `]}`,
+			"POST /api/v1/agent/getStatus/filter":     `{"filter":[` + entry + `]}`,
+			"POST /api/v1/agent/getTask/filter":       `{"filter":[` + entry + `]}`,
+			"POST /api/v1/agent/getSubTask/filter":    `{"filter":[` + entry + `]}`,
+			"POST /api/v1/agent/createTask/task":      `{"id_list":["a0001"],"filter":{"filter":[` + entry + `]},` + scanTask + `}`,
+		} {
+			got := w.answer(call, operator(body), 400)
+			if text, _ := got["data"].(string); got["code"] != 5.0 || !strings.Contains(text, `"tags" has no rules`) {
+				t.Errorf("%s %s: %v, want code 5", call, body, got)
+			}
+		}
+	}
+	if len(w.store.tasks) != 0 || slices.ContainsFunc(sorted(w.store.agents), func(a fleet.Agent) bool { return slices.Contains(a.Tags, "x") }) {
+		t.Error("something was done by a refused filter")
+	}
+	for _, body := range []string{`{}`, `{"filter":[]}`, `{"filter":null}`} {
+		if ids := idsOf(w.data("POST /api/v1/agent/getStatus/filter", operator(body))); len(ids) != 3 {
+			t.Errorf("getStatus/filter %s: %v, want all", body, ids)
+		}
+		if got := w.data("POST /api/v1/agent/addTags/filter?tag=all", operator(body)); got.(map[string]any)["count"] != 3.0 {
+			t.Errorf("addTags/filter %s: %v, want all", body, got)
+		}
+	}
+}
+
 func TestDefaultConfig(t *testing.T) {
 	w := newWorld(t)
 	op := func(body string) request { return request{as: fleet.RoleOperator, body: body} }
