@@ -53,7 +53,7 @@ type Ledger struct {
 	Delivered uint64            `json:"delivered" description:"Acknowledged by Kafka."`
 	Pending   uint64            `json:"pending" description:"In memory."`
 	Spooled   uint64            `json:"spooled" description:"On this node's disk."`
-	Refused   uint64            `json:"refused" description:"Not taken, and the agent was told."`
+	Refused   uint64            `json:"refused" description:"Larger than Kafka takes: not delivered."`
 	Dropped   map[string]uint64 `json:"dropped" description:"Lost, by reason."`
 }
 
