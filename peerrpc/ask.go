@@ -64,7 +64,7 @@ func (p *Port) ask(ctx context.Context, addr string, ask *peerrpcpb.Ask) (*peerr
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", err, fleet.ErrUnavailable)
 	}
-	defer t.Close()
+	defer func() { _ = t.Close() }()
 	stop := context.AfterFunc(ctx, func() { _ = t.NetConn().Close() })
 	defer stop()
 	proofs, err := newProofs(p.opts.JoinKey, t.ConnectionState())

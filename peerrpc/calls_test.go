@@ -91,8 +91,7 @@ func TestErrorsOfCalls(t *testing.T) {
 				if err == nil || !strings.Contains(err.Error(), tt.text) || (tt.is != nil && !errors.Is(err, tt.is)) {
 					t.Errorf("Propose: %v", err)
 				}
-				var wantLeader *peerrpc.NotLeaderError
-				if errors.As(tt.err, &wantLeader) {
+				if wantLeader, ok := errors.AsType[*peerrpc.NotLeaderError](tt.err); ok {
 					if got, ok := errors.AsType[*peerrpc.NotLeaderError](err); !ok || got.Leader != wantLeader.Leader {
 						t.Errorf("leader: %v", err)
 					}

@@ -48,7 +48,7 @@ func passOn(raw net.Conn) (net.Conn, credentials.AuthInfo, error) {
 
 // Info describes the protocol.
 func (finished) Info() credentials.ProtocolInfo {
-	return credentials.ProtocolInfo{SecurityProtocol: "tls", SecurityVersion: "1.3"}
+	return credentials.ProtocolInfo{SecurityProtocol: "tls"}
 }
 
 // Clone returns the same: there is no state.

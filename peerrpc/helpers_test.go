@@ -7,8 +7,6 @@ import (
 	"bytes"
 	"context"
 	"crypto"
-	"crypto/x509"
-	"encoding/pem"
 	"errors"
 	"io"
 	"log/slog"
@@ -269,14 +267,4 @@ func echo(t *testing.T, c net.Conn, text string) {
 	if err := errors.Join(werr, rerr); err != nil || string(got) != text {
 		t.Fatalf("echo of %q: %q, %v", text, got, err)
 	}
-}
-
-func parseCert(t *testing.T, certPEM []byte) *x509.Certificate {
-	t.Helper()
-	block, _ := pem.Decode(certPEM)
-	cert, err := x509.ParseCertificate(block.Bytes)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return cert
 }

@@ -99,11 +99,7 @@ func (p *Port) Run(ctx context.Context) error {
 	g := lifecycle.NewGroup(ctx)
 	g.Go("accept", p.accept)
 	g.Go("serve peers", func(ctx context.Context) error {
-		err := server.Serve(p.peers)
-		if ctx.Err() != nil {
-			return nil
-		}
-		return err
+		return unlessEnded(ctx, server.Serve(p.peers))
 	})
 	g.Go("sweep", p.sweep)
 	g.Go("stop", func(ctx context.Context) error {
@@ -144,15 +140,13 @@ func (p *Port) accept(ctx context.Context) error {
 		raw, err := p.opts.Listener.Accept()
 		switch {
 		case err == nil:
-		case ctx.Err() != nil:
-			return nil
 		case errors.Is(err, net.ErrClosed):
-			return fmt.Errorf("node port: %w", err)
+			return unlessEnded(ctx, fmt.Errorf("node port: %w", err))
 		default:
 			p.complaints.warn("no connections of nodes can be accepted", "accept", "error", err)
 			timer := time.NewTimer(acceptRetry)
 			select {
-			case <-ctx.Done():
+			case <-ctx.Done(): // the listener is closed now
 			case <-timer.C:
 			}
 			timer.Stop()
@@ -170,6 +164,14 @@ func (p *Port) accept(ctx context.Context) error {
 			p.serve(ctx, raw)
 		})
 	}
+}
+
+// unlessEnded drops the error of what was closed because ctx has ended.
+func unlessEnded(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return nil
+	}
+	return err
 }
 
 // serve finds out who is there and hands the connection on, or closes it.
