@@ -193,12 +193,18 @@ func TestOddRepliesSetTheResult(t *testing.T) {
 		body []byte
 		want fleet.TaskResult
 	}{
-		"cut off at the end": {append(said("status", "succeed", "msg", "done"), 0x0a, 0x7f),
-			fleet.TaskResult{Status: "succeed", State: fleet.SubTaskSucceeded, Message: "done"}},
-		"cut off before the status": {append(said(), 0x0a, 0x7f),
-			fleet.TaskResult{State: fleet.SubTaskFailed, Message: "the agent's reply could not be read"}},
-		"broken entry in front": {append(textField(nil, 1, "\x0a\x7f"), said("status", "failed", "msg", "why")...),
-			fleet.TaskResult{Status: "failed", State: fleet.SubTaskFailed, Message: "why"}},
+		"cut off at the end": {
+			append(said("status", "succeed", "msg", "done"), 0x0a, 0x7f),
+			fleet.TaskResult{Status: "succeed", State: fleet.SubTaskSucceeded, Message: "done"},
+		},
+		"cut off before the status": {
+			append(said(), 0x0a, 0x7f),
+			fleet.TaskResult{State: fleet.SubTaskFailed, Message: "the agent's reply could not be read"},
+		},
+		"broken entry in front": {
+			append(textField(nil, 1, "\x0a\x7f"), said("status", "failed", "msg", "why")...),
+			fleet.TaskResult{Status: "failed", State: fleet.SubTaskFailed, Message: "why"},
+		},
 		"status of another kind": {append(textField(nil, 1, "\x0a\x06status\x10\x01"), said()...), fleet.TaskResult{State: fleet.SubTaskFailed}},
 	} {
 		t.Run(name, func(t *testing.T) {

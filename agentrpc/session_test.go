@@ -294,6 +294,29 @@ func TestStopReportsLastSeenWithoutWarnings(t *testing.T) {
 	}, func(o *agentrpc.Options) { o.Logger = slog.New(slog.NewTextHandler(&logs, nil)) })
 }
 
+func TestStopWhileATaskIsMarkedIsQuiet(t *testing.T) {
+	var logs bytes.Buffer
+	inBubble(t, func(t *testing.T, w *world) {
+		w.store.set(func(f *fakeStore) {
+			f.pending = func(string) []fleet.Dispatch {
+				return []fleet.Dispatch{{TaskID: "t", AgentID: "a1", Number: 1, Kind: fleet.TaskKindTask, Command: scan("t.1")}}
+			}
+			f.mark = func([]fleet.TaskMark) ([]bool, error) { time.Sleep(time.Second); return []bool{true}, nil }
+		})
+		a := w.open("a1", nil)
+		a.beat()
+		time.Sleep(100 * time.Millisecond)
+		if len(w.store.allMarks()) != 1 {
+			t.Fatal("no mark is on its way")
+		}
+		w.cancel()
+		w.running.Wait()
+		if len(a.got()) != 0 || logs.Len() > 0 {
+			t.Errorf("sent %v, logged:\n%s", a.got(), logs.String())
+		}
+	}, func(o *agentrpc.Options) { o.Logger = slog.New(slog.NewTextHandler(&logs, nil)) })
+}
+
 // What cannot be told is said once, at the end.
 func TestReportsLostAtTheEndAreLogged(t *testing.T) {
 	var logs bytes.Buffer
