@@ -48,6 +48,28 @@ func TestAPIDocs(t *testing.T) {
 	}
 }
 
+// TestElkeidRoutesAreListed holds the list of docs/elkeid.md against the table.
+func TestElkeidRoutesAreListed(t *testing.T) {
+	text, err := os.ReadFile(filepath.Join("..", "docs", "elkeid.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, _ := strings.Cut(string(text), "```\n")
+	block, _, _ := strings.Cut(rest, "```")
+	listed := slices.Sorted(slices.Values(strings.Split(strings.TrimSpace(block), "\n")))
+	var served []string
+	for _, r := range newWorld(t).api.Routes() {
+		own := []string{"/", "/livez", "/readyz", "/metrics"}
+		if !strings.HasPrefix(r.Path, "/v1/") && !slices.Contains(own, r.Path) {
+			served = append(served, r.String())
+		}
+	}
+	slices.Sort(served)
+	if diff := cmp.Diff(served, listed); diff != "" {
+		t.Errorf("docs/elkeid.md (-served +listed):\n%s", diff)
+	}
+}
+
 const apiIntro = `# The native API
 
 Generated from the route table by ` + "`go test ./httpapi -run TestAPIDocs -update`" + `; do not edit. The same as OpenAPI 3.1: [openapi.json](openapi.json), or ` + "`GET /v1/openapi.json`" + ` of a node.
