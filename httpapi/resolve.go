@@ -25,7 +25,7 @@ const (
 // this node but are not in the inventory yet are waited for, for arrivalTimeout
 // together at most; one that has not arrived by then is unknown.
 func (a *API) resolveAgents(ctx context.Context, ids []string) (known, unknown []string, err error) {
-	missing, err := a.notStored(ids)
+	missing, err := a.notStored(ctx, ids)
 	if err != nil || len(missing) == 0 {
 		return ids, nil, err
 	}
@@ -37,7 +37,7 @@ func (a *API) resolveAgents(ctx context.Context, ids []string) (known, unknown [
 		if err := a.awaitStored(ctx, arriving); err != nil {
 			return nil, nil, err
 		}
-		if missing, err = a.notStored(missing); err != nil {
+		if missing, err = a.notStored(ctx, missing); err != nil {
 			return nil, nil, err
 		}
 	}
@@ -47,9 +47,12 @@ func (a *API) resolveAgents(ctx context.Context, ids []string) (known, unknown [
 }
 
 // notStored are those of the IDs that the inventory does not have.
-func (a *API) notStored(ids []string) ([]string, error) {
+func (a *API) notStored(ctx context.Context, ids []string) ([]string, error) {
 	var missing []string
-	for _, id := range ids {
+	for i, id := range ids {
+		if i%scanBatch == 0 && ctx.Err() != nil {
+			return nil, fmt.Errorf("look up agents: %w", ctx.Err())
+		}
 		_, err := a.opts.State.Agents.Agent(id)
 		switch {
 		case errors.Is(err, fleet.ErrNotFound):
@@ -77,7 +80,7 @@ func (a *API) awaitStored(ctx context.Context, ids []string) error {
 		case <-poll.C:
 		}
 		var err error
-		if ids, err = a.notStored(ids); err != nil {
+		if ids, err = a.notStored(ctx, ids); err != nil {
 			return err
 		}
 	}
