@@ -12,10 +12,12 @@ import (
 	"github.com/hashicorp/go-hclog"
 )
 
-// newRaftLogger hands the lines of raft and raft-wal to logger.
+// newRaftLogger hands the lines of raft and raft-wal to logger, errors as they
+// are and the rest one level lower: what raft warns of is part of every
+// election, and what operators must know of those is logged by this package.
 func newRaftLogger(logger *slog.Logger) hclog.Logger {
 	l := hclog.NewInterceptLogger(&hclog.LoggerOptions{Level: hclog.Debug, Output: io.Discard})
-	l.RegisterSink(logSink{logger.With("part", "raft")})
+	l.RegisterSink(logSink{logger.With("source", "raft")})
 	return l
 }
 
@@ -28,8 +30,6 @@ func (s logSink) Accept(_ string, level hclog.Level, msg string, args ...any) {
 	case level >= hclog.Error:
 		to = slog.LevelError
 	case level >= hclog.Warn:
-		to = slog.LevelWarn
-	case level >= hclog.Info:
 		to = slog.LevelInfo
 	}
 	for i, arg := range args {
