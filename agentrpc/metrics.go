@@ -40,18 +40,22 @@ func reasons() []reason {
 
 // metrics count what this package does. No label names an agent or a host.
 type metrics struct {
-	messages, records, bytes, normalised prometheus.Counter
-	repaired                             prometheus.Counter
-	recordsLost                          prometheus.Counter
-	refused                              *prometheus.CounterVec
-	closed                               *prometheus.CounterVec // by cause
-	pushes, pushFailures                 prometheus.Counter
-	agentErrors                          prometheus.Counter
-	tasks                                *prometheus.CounterVec // by outcome
-	results                              *prometheus.CounterVec // by outcome
-	reports                              *prometheus.CounterVec // by outcome
-	uploads                              *prometheus.CounterVec // by outcome
-	undecodableBodies                    prometheus.Counter
+	recordMetrics
+	refused              *prometheus.CounterVec
+	closed               *prometheus.CounterVec // by cause
+	pushes, pushFailures prometheus.Counter
+	agentErrors          prometheus.Counter
+	tasks                *prometheus.CounterVec // by outcome
+	results              *prometheus.CounterVec // by outcome
+	reports              *prometheus.CounterVec // by outcome
+	uploads              *prometheus.CounterVec // by outcome
+}
+
+// recordMetrics count messages and what is in them.
+type recordMetrics struct {
+	messages, records, bytes          prometheus.Counter
+	normalised, repaired, recordsLost prometheus.Counter
+	undecodableBodies                 prometheus.Counter
 }
 
 func newMetrics(reg prometheus.Registerer, sessions, connections func() float64) (*metrics, error) {

@@ -142,7 +142,7 @@ func TestAnyHeartbeatRecordIsAHeartbeat(t *testing.T) {
 				if r := w.store.allReports()[0]; r.Hostname != "host-a1" || r.Version != "1.9" || len(r.Facts) != 0 {
 					t.Errorf("report %+v, want the identity and no facts", r)
 				}
-				time.Sleep(time.Minute)
+				pass(time.Minute)
 				a.send(bodyRecord(fleet.DataTypeHeartbeat, body))
 				sess, _ := w.srv.Session("a1")
 				if sess.HeartbeatAt != time.Now().Unix() || len(sess.Heartbeat) != 0 {
@@ -173,13 +173,13 @@ func TestFieldsStayWhenALaterHeartbeatCannotBeRead(t *testing.T) {
 		}
 		a := w.open("a1", nil)
 		a.send(bodyRecord(fleet.DataTypeHeartbeat, largest))
-		time.Sleep(time.Minute)
+		pass(time.Minute)
 		a.send(bodyRecord(fleet.DataTypeHeartbeat, []byte{0xff}))
 		sess, _ := w.srv.Session("a1")
 		if sess.HeartbeatAt != time.Now().Unix() || sess.Heartbeat["state"] != "running" {
 			t.Errorf("heartbeat at %d, state %q", sess.HeartbeatAt, sess.Heartbeat["state"])
 		}
-		time.Sleep(time.Second)
+		pass(time.Second)
 		if n := len(w.store.allReports()); n != 1 {
 			t.Errorf("%d reports, want 1: nothing is new", n)
 		}
