@@ -56,9 +56,6 @@ type world struct {
 	clients []*grpc.ClientConn
 }
 
-// pass lets time pass in the bubble.
-func pass(d time.Duration) { time.Sleep(d) }
-
 // inBubble runs a test against a server that is stopped at the end.
 func inBubble(t *testing.T, test func(t *testing.T, w *world), change ...func(o *agentrpc.Options)) {
 	t.Helper()
