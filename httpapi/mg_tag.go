@@ -116,7 +116,8 @@ func (a *API) tagsAddFilter(w http.ResponseWriter, r *http.Request, _ *call) err
 		return err
 	}
 	var f fleet.Filter
-	if err := decodeJSON(r, &f); err != nil {
+	// A misspelt member would leave the filter empty, which chooses every agent.
+	if err := decode(r, &f, true); err != nil {
 		return err
 	}
 	ids, err := a.chooseAgents(r, f)
