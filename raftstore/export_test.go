@@ -5,6 +5,7 @@ package raftstore
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/hashicorp/raft"
@@ -59,19 +60,23 @@ func dump(v view) map[string]string {
 	return items
 }
 
-// CheckPages runs bbolt's own consistency check.
+// CheckPages runs bbolt's own consistency check. It keeps writers out, for which
+// the check is not made.
 func (s *Store) CheckPages() error {
 	file, err := s.files.state.acquire()
 	if err != nil {
 		return err
 	}
 	defer s.files.state.release(file)
-	return file.db.View(func(tx *bbolt.Tx) error {
-		for err := range tx.Check() {
-			return err
-		}
-		return nil
-	})
+	tx, err := file.db.Begin(true)
+	if err != nil {
+		return err
+	}
+	var found []error
+	for err := range tx.Check() {
+		found = append(found, err)
+	}
+	return errors.Join(append(found, tx.Rollback())...)
 }
 
 // The commands, for tests that write the log by hand.
@@ -216,4 +221,36 @@ func (s *Store) SetLastNumber(n uint32) error {
 }
 
 // KnowFormat makes the program one that knows formats up to n.
-func (s *Store) KnowFormat(n int) { s.fsm.format = n }
+func (s *Store) KnowFormat(n int) { s.fsm.format.Store(int32(n)) }
+
+// Diverge makes the kept hash wrong, as if an entry had been applied otherwise.
+func (s *Store) Diverge() { s.shiftHash((*stateHash).add) }
+
+// Mend undoes Diverge.
+func (s *Store) Mend() { s.shiftHash((*stateHash).sub) }
+
+func (s *Store) shiftHash(shift func(*stateHash, stateHash)) {
+	file, err := s.files.state.acquire()
+	if err != nil {
+		panic(err)
+	}
+	defer s.files.state.release(file)
+	if err := file.write(func(tx *bbolt.Tx) error {
+		pos, _ := readPosition(view{tx})
+		h, err := parseHash(pos.Hash)
+		if err != nil {
+			return err
+		}
+		shift(&h, stateHash{lo: 1})
+		pos.Hash = h.String()
+		return putLocal(tx, keyPosition, pos)
+	}); err != nil {
+		panic(err)
+	}
+	p := s.fsm.last.Load()
+	q := *p
+	h, _ := parseHash(p.Hash)
+	shift(&h, stateHash{lo: 1})
+	q.Hash = h.String()
+	s.fsm.last.CompareAndSwap(p, &q)
+}

@@ -46,7 +46,7 @@ type fsm struct {
 	// hashes takes the state's hash from time to time.
 	hashes *hashHistory
 	// format is the highest replicated format that this program knows.
-	format int
+	format atomic.Int32
 	// logBytes counts the log since it was last cut.
 	logBytes atomic.Uint64
 }
@@ -177,8 +177,8 @@ func (f *fsm) reload(file *stateFile) error {
 
 // checkFormat refuses a state that this program would continue wrongly.
 func (f *fsm) checkFormat(p progress) error {
-	if p.cluster.Format > f.format {
-		return fmt.Errorf("the cluster uses format %d, this version knows %d: start the newer version", p.cluster.Format, f.format)
+	if known := int(f.format.Load()); p.cluster.Format > known {
+		return fmt.Errorf("the cluster uses format %d, this version knows %d: start the newer version", p.cluster.Format, known)
 	}
 	return nil
 }

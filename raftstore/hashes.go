@@ -70,7 +70,7 @@ func (s *Store) State() (applied uint64, hash string) {
 // HandleState answers Peers.State.
 func (s *Store) HandleState() PeerState {
 	index, hash := s.State()
-	return PeerState{Applied: HashAt{index, hash}, Mark: s.hashes.lastMark(), Format: s.fsm.format}
+	return PeerState{Applied: HashAt{index, hash}, Mark: s.hashes.lastMark(), Format: int(s.fsm.format.Load())}
 }
 
 // Hashes returns the hashes of the last states that are still known, in order

@@ -137,7 +137,7 @@ func (m *members) isRipe(id string) bool {
 // raiseFormat proposes the highest format that every configured server has
 // said to know.
 func (s *Store) raiseFormat(ctx context.Context, r *raft.Raft, servers []raft.Server) error {
-	format := s.fsm.format
+	format := int(s.fsm.format.Load())
 	s.members.mu.Lock()
 	for _, c := range servers {
 		if id := string(c.ID); id != s.serverID() {

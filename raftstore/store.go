@@ -119,9 +119,10 @@ func (s *Store) open() (err error) {
 	s.metrics = newMetrics(s)
 	s.fsm = &fsm{
 		state: s.files.state, active: newActiveTasks(), watches: newWatches(), metrics: s.metrics, fail: s.fail,
-		hashes: &s.hashes, format: formatNow,
-		snaps: &snapshotStore{dir: dir, mmapBytes: s.opts.Tuning.MmapBytes, state: s.files.state, step: func(string) {}},
+		hashes: &s.hashes,
+		snaps:  &snapshotStore{dir: dir, mmapBytes: s.opts.Tuning.MmapBytes, state: s.files.state, step: func(string) {}},
 	}
+	s.fsm.format.Store(formatNow)
 	if err := s.fsm.reload(state); err != nil {
 		return err
 	}
@@ -197,19 +198,22 @@ func (s *Store) stop(r *raft.Raft) error {
 	s.stopMu.Lock()
 	s.stopped = true
 	s.stopMu.Unlock()
-	ctx, cancel := context.WithTimeout(context.Background(), stopWait)
-	defer cancel()
-	s.drain(ctx)
+	within := func(step func(ctx context.Context) error) error {
+		ctx, cancel := context.WithTimeout(context.Background(), stopWait)
+		defer cancel()
+		return step(ctx)
+	}
+	_ = within(s.drain)
 	if r.State() == raft.Leader && s.hasOtherVoters(r) {
-		if err := s.await(ctx, r.LeadershipTransfer()); err != nil {
+		if err := within(func(ctx context.Context) error { return s.await(ctx, r.LeadershipTransfer()) }); err != nil {
 			s.logger.Warn("leadership was not handed over", "error", err)
 		}
 	}
-	return s.await(ctx, r.Shutdown())
+	return within(func(ctx context.Context) error { return s.await(ctx, r.Shutdown()) })
 }
 
 // drain waits for the writes under way.
-func (s *Store) drain(ctx context.Context) {
+func (s *Store) drain(ctx context.Context) error {
 	done := make(chan struct{})
 	var wg sync.WaitGroup
 	wg.Go(func() {
@@ -218,8 +222,10 @@ func (s *Store) drain(ctx context.Context) {
 	})
 	select {
 	case <-done:
+		return nil
 	case <-ctx.Done():
 		s.logger.Warn("stopping although writes are still under way")
+		return ctx.Err()
 	}
 }
 

@@ -142,8 +142,16 @@ func (w *world) form(n int) []*member {
 	return all
 }
 
-// settled waits until n servers vote, all that run are ready and equal.
+// settled waits until n servers vote, and all that run are ready and equal:
+// nobody may write.
 func (w *world) settled(n int) {
+	w.t.Helper()
+	w.voting(n)
+	w.same()
+}
+
+// voting waits until n servers vote and all that run are ready.
+func (w *world) voting(n int) {
 	w.t.Helper()
 	eventually(w.t, fmt.Sprintf("%d voters", n), func() bool {
 		l := w.leader()
@@ -158,9 +166,13 @@ func (w *world) settled(n int) {
 				voters++
 			}
 		}
+		for _, m := range w.running() {
+			if !m.Ready() {
+				return false
+			}
+		}
 		return voters == n
 	})
-	w.same()
 }
 
 // same waits until all running members are ready and at one index, with one hash.
@@ -222,17 +234,25 @@ func (w *world) others(not *member) (list []*member) {
 	return list
 }
 
-// kill ends a member as kill -9 would: from one moment on nothing that it says
-// reaches anybody.
-func (m *member) kill() {
+// die ends a member as kill -9 would: from this moment on nothing that it says
+// reaches anybody. bury frees what is left of it.
+func (m *member) die() {
 	w := m.w
 	w.mu.Lock()
 	m.alive = false
 	w.mu.Unlock()
 	w.net.Cut(m.ip)
 	w.net.Kill(m.ip)
+}
+
+func (m *member) bury() {
 	m.stop()
-	w.net.Heal(m.ip)
+	m.w.net.Heal(m.ip)
+}
+
+func (m *member) kill() {
+	m.die()
+	m.bury()
 }
 
 // again starts a member that was stopped.
