@@ -15,18 +15,18 @@ import (
 	"muster/peerrpc/peerrpcpb"
 )
 
-// answer serves one connection of muster-join/1 and closes it.
-func (p *Port) answer(ctx context.Context, t *tls.Conn) {
+// answer serves one connection of muster-join/1, and closes it unless there is
+// an error.
+func (p *Port) answer(ctx context.Context, t *tls.Conn) error {
 	ctx, cancel := context.WithTimeout(ctx, p.opts.Tuning.CallTimeout)
 	defer cancel()
 	deadline, _ := ctx.Deadline()
 	_ = t.SetDeadline(deadline)
-	err := p.converse(ctx, t)
-	if err != nil {
-		p.refuse(t, err)
-		return
+	if err := p.converse(ctx, t); err != nil {
+		return err
 	}
-	_ = t.Close()
+	_ = t.Close() // the answer is on its way, nothing depends on its arrival
+	return nil
 }
 
 // converse hears a question, whose answer it sends only to one who proved that

@@ -5,6 +5,7 @@ package peerrpc_test
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"slices"
@@ -84,10 +85,11 @@ func TestDecide(t *testing.T) {
 }
 
 // site is a model of nodes that start empty: each does what Decide says, sees
-// any part of the others at any moment, late or not at all, and is killed
-// between any two steps. Only what is on disk survives.
+// any part of the others for any time, hears late of clusters, loses questions
+// and answers, and is killed between any two steps. Only what is on disk survives.
 type site struct {
 	t      *rapid.T
+	rand   *rand.Rand
 	nodes  []*modelNode
 	founds []string
 }
@@ -98,6 +100,7 @@ type modelNode struct {
 	promises *peerrpc.Promises
 	granted  map[string]bool
 	cluster  string // on disk
+	sees     uint32 // which of the site's nodes, a bit each
 }
 
 func (s *site) boot(n *modelNode) {
@@ -110,21 +113,24 @@ func (s *site) boot(n *modelNode) {
 
 // step lets a node see some of the others and do a part of what follows.
 func (s *site) step() {
-	n := rapid.SampledFrom(s.nodes).Draw(s.t, "node")
+	n := s.nodes[s.rand.IntN(len(s.nodes))]
 	if n.cluster != "" {
 		return
 	}
-	if rapid.IntRange(0, 9).Draw(s.t, "kill") == 0 {
+	switch s.rand.IntN(16) {
+	case 0:
 		s.boot(n)
 		return
+	case 1, 2: // the network changes
+		n.sees = s.rand.Uint32()
 	}
 	var others []peerrpc.Seen
-	for _, o := range s.nodes {
-		if o == n || rapid.IntRange(0, 3).Draw(s.t, "sees") == 0 {
+	for i, o := range s.nodes {
+		if o == n || n.sees>>i&1 == 0 {
 			continue
 		}
 		seen := peerrpc.Seen{ServerID: o.self.ServerID, Expect: o.self.Expect, ClusterID: o.cluster}
-		if rapid.Bool().Draw(s.t, "late") {
+		if s.rand.IntN(8) != 0 {
 			seen.ClusterID = ""
 		}
 		others = append(others, seen)
@@ -142,8 +148,8 @@ func (s *site) step() {
 			if id != n.self.ServerID && n.promises.Given() != n.self.ServerID {
 				break // never asks others before itself
 			}
-			fate := rapid.IntRange(0, 5).Draw(s.t, "fate")
-			if fate == 0 {
+			fate := s.rand.IntN(10)
+			if fate > 6 {
 				break // killed, or cut off
 			}
 			if s.byID(id).promises.Promise(s.t.Context(), n.self) == nil && fate != 1 && id != n.self.ServerID { // 1: the answer is lost
@@ -158,11 +164,13 @@ func (s *site) byID(id string) *modelNode {
 	return s.nodes[slices.IndexFunc(s.nodes, func(n *modelNode) bool { return n.self.ServerID == id })]
 }
 
-func newSite(t *rapid.T, dir string, expect, count int) *site {
-	s := &site{t: t}
+func newSite(t *rapid.T, dir string, seed uint64, expect, count int) *site {
+	s := &site{t: t, rand: rand.New(rand.NewPCG(seed, 0))}
 	for i := range count {
 		id := serverID(fmt.Sprintf("n%d", i))
-		n := &modelNode{self: peerrpc.Candidate{ServerID: id, Expect: expect}, path: filepath.Join(dir, id)}
+		n := &modelNode{
+			self: peerrpc.Candidate{ServerID: id, Expect: expect}, path: filepath.Join(dir, id), sees: s.rand.Uint32(),
+		}
 		s.boot(n)
 		s.nodes = append(s.nodes, n)
 	}
@@ -174,16 +182,16 @@ func newSite(t *rapid.T, dir string, expect, count int) *site {
 func TestNeverTwoClusters(t *testing.T) {
 	base, run, founded := t.TempDir(), 0, 0
 	rapid.Check(t, func(t *rapid.T) {
-		run++
 		expect := rapid.IntRange(1, 4).Draw(t, "expect")
 		count := rapid.IntRange(expect, 2*expect-1).Draw(t, "count")
-		dir := filepath.Join(base, fmt.Sprint(run))
-		s := newSite(t, mkdir(t, dir), expect, count)
-		for range rapid.IntRange(1, 60).Draw(t, "steps") {
+		run++
+		dir := mkdir(t, filepath.Join(base, fmt.Sprint(run)))
+		s := newSite(t, dir, rapid.Uint64().Draw(t, "seed"), expect, count)
+		for range 40 * expect {
 			s.step()
 		}
 		if len(s.founds) > 1 {
-			t.Fatalf("%v founded a cluster each", s.founds)
+			t.Fatalf("of %d nodes that expect %d, %v founded a cluster each", count, expect, s.founds)
 		}
 		founded += len(s.founds)
 	})

@@ -7,6 +7,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"io"
+	"net"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -296,20 +297,48 @@ func TestRaftNotServed(t *testing.T) {
 	})
 }
 
+// A node that takes connections and says nothing costs a deadline, before the
+// TLS handshake and after it.
+func TestDialEnds(t *testing.T) {
+	inBubble(t, func(t *testing.T, w *world) {
+		a := w.start("a", "10.0.0.1")
+		cert := w.member(w.ca, pki.NodeRequest(clusterID, serverID("b"))).Certificate
+		a.moved.Store(serverID("b"), w.listen("10.0.0.61", func(c net.Conn) { _, _ = io.Copy(io.Discard, c) }))
+		a.moved.Store(serverID("c"), w.listen("10.0.0.62", func(c net.Conn) {
+			_, _ = io.Copy(io.Discard, tls.Server(c, &tls.Config{
+				Certificates: []tls.Certificate{*cert}, NextProtos: []string{"muster-raft/1"}, ClientAuth: tls.RequireAnyClientCert,
+			}))
+		}))
+		for _, name := range []string{"b", "c"} {
+			start := time.Now()
+			if _, err := a.port.Raft().Dial(serverID(name), 2*time.Second); err == nil {
+				t.Errorf("%s: connected", name)
+			}
+			if took := time.Since(start); took != 2*time.Second {
+				t.Errorf("%s: took %v", name, took)
+			}
+		}
+	})
+}
+
 // Connections end with the membership that opened them.
 func TestSweep(t *testing.T) {
 	for name, end := range map[string]func(a, b *node){
 		"removed": func(a, b *node) { b.removed.Store(a.id, true) },
-		"expired": func(*node, *node) { time.Sleep(91 * 24 * time.Hour) },
+		"expired": func(*node, *node) { time.Sleep(30 * time.Minute) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			inBubble(t, func(t *testing.T, w *world) {
 				a, b := w.start("a", "10.0.0.1"), w.start("b", "10.0.0.2")
 				b.echoRaft()
+				r := pki.NodeRequest(clusterID, a.id)
+				r.Lifetime = time.Hour
+				a.membership.Store(w.member(w.ca, r))
 				c, err := a.port.Raft().Dial(b.id, time.Second)
 				if err != nil {
 					t.Fatal(err)
 				}
+				time.Sleep(30 * time.Minute)
 				echo(t, c, "hello")
 				end(a, b)
 				start := time.Now()
@@ -320,6 +349,26 @@ func TestSweep(t *testing.T) {
 			})
 		})
 	}
+}
+
+// The same complaint comes again after a while, and says what was left out.
+func TestComplaintsAreRare(t *testing.T) {
+	inBubble(t, func(t *testing.T, w *world) {
+		a, b := w.start("a", "10.0.0.1"), w.start("b", "10.0.0.2")
+		b.removed.Store(a.id, true)
+		for range 100 {
+			if _, err := a.port.Raft().Dial(b.id, time.Second); err == nil {
+				t.Fatal("welcomed")
+			}
+			time.Sleep(time.Second)
+		}
+		synctest.Wait()
+		for _, n := range []*node{a, b} {
+			if all, said := n.log.lines(), n.log.lines("lines_omitted=29"); all != 4 || said != 3 {
+				t.Errorf("%d lines, %d of them with a number:\n%s", all, said, n.log)
+			}
+		}
+	})
 }
 
 func TestOptions(t *testing.T) {

@@ -29,7 +29,7 @@ const clusterID = "c1"
 
 // world is a cluster's CA and nodes on a network in memory.
 type world struct {
-	t     *testing.T
+	t     testing.TB
 	net   *memnet.Network
 	ca    *pki.CA
 	nodes map[string]*node
@@ -57,17 +57,26 @@ type node struct {
 func inBubble(t *testing.T, test func(t *testing.T, w *world)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
-		ca, err := pki.NewCA(clusterID, time.Now())
-		if err != nil {
-			t.Fatal(err)
-		}
-		w := &world{t: t, net: memnet.New(), ca: ca, nodes: map[string]*node{}}
+		w := newWorld(t)
 		test(t, w)
-		for _, n := range w.nodes {
-			n.stop()
-		}
-		w.wg.Wait()
+		w.end()
 	})
+}
+
+func newWorld(t testing.TB) *world {
+	t.Helper()
+	ca, err := pki.NewCA(clusterID, time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &world{t: t, net: memnet.New(), ca: ca, nodes: map[string]*node{}}
+}
+
+func (w *world) end() {
+	for _, n := range w.nodes {
+		n.stop()
+	}
+	w.wg.Wait()
 }
 
 func serverID(name string) string { return name + "~0a1b2c3d" }
@@ -257,6 +266,16 @@ func (l *logBuffer) String() string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.b.String()
+}
+
+// eventually waits in the bubble until something holds.
+func eventually(t *testing.T, what string, within time.Duration, holds func() bool) {
+	t.Helper()
+	for start := time.Now(); !holds(); time.Sleep(50 * time.Millisecond) {
+		if time.Since(start) > within {
+			t.Fatalf("%s: not after %v", what, within)
+		}
+	}
 }
 
 func echo(t *testing.T, c net.Conn, text string) {

@@ -161,38 +161,42 @@ func (p *Port) accept(ctx context.Context) error {
 			defer p.gate.leave(host)
 			stop := context.AfterFunc(ctx, func() { _ = raw.Close() })
 			defer stop()
-			p.serve(ctx, raw)
+			if c, err := p.serve(ctx, raw); err != nil {
+				if ctx.Err() != nil { // it is not the other side's fault
+					_ = c.Close()
+					return
+				}
+				p.refuse(c, err)
+			}
 		})
 	}
 }
 
 // unlessEnded drops the error of what was closed because ctx has ended.
 func unlessEnded(ctx context.Context, err error) error {
-	if ctx.Err() != nil {
-		return nil
+	if ctx.Err() == nil {
+		return err
 	}
-	return err
+	return nil
 }
 
-// serve finds out who is there and hands the connection on, or closes it.
-func (p *Port) serve(ctx context.Context, raw net.Conn) {
+// serve finds out who is there and hands the connection on. With an error it
+// returns what to close.
+func (p *Port) serve(ctx context.Context, raw net.Conn) (net.Conn, error) {
 	_ = raw.SetDeadline(time.Now().Add(p.opts.Tuning.HandshakeTimeout))
 	m := p.opts.Membership()
 	why := reasonHandshake
 	t := tls.Server(raw, p.accepting(m, &why))
 	if err := t.HandshakeContext(ctx); err != nil {
-		p.refuse(raw, &refusedError{why, "TLS handshake: " + err.Error()})
-		return
+		return raw, &refusedError{why, "TLS handshake: " + err.Error()}
 	}
 	proto := t.ConnectionState().NegotiatedProtocol
 	if proto == protoJoin {
-		p.answer(ctx, t)
-		return
+		return t, p.answer(ctx, t)
 	}
 	c, err := p.greet(t, m, "")
 	if err != nil {
-		p.refuse(t, err)
-		return
+		return t, err
 	}
 	_ = t.SetDeadline(time.Time{})
 	to := p.peers
@@ -200,10 +204,10 @@ func (p *Port) serve(ctx context.Context, raw net.Conn) {
 		to = p.raft.queue
 	}
 	if !p.conns.add(c) || !to.put(c, p.opts.Tuning.HandshakeTimeout) {
-		p.refuse(c, &refusedError{reasonNotServed, "this node does not serve the protocol now"})
-		return
+		return c, &refusedError{reasonNotServed, "this node does not serve the protocol now"}
 	}
 	p.metrics.connections.WithLabelValues(sideAccepted, proto).Inc()
+	return c, nil
 }
 
 // refuse closes an accepted connection, counts and complains.

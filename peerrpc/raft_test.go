@@ -61,16 +61,16 @@ func TestRaftOverThePort(t *testing.T) {
 		if err := rafts[serverID("a")].BootstrapCluster(raft.Configuration{Servers: servers}).Error(); err != nil {
 			t.Fatal(err)
 		}
-		leader := func() *node {
-			for start := time.Now(); time.Since(start) < 10*time.Second; time.Sleep(50 * time.Millisecond) {
+		leader := func() (n *node) {
+			eventually(t, "a leader", 10*time.Second, func() bool {
 				for id, r := range rafts {
 					if r.State() == raft.Leader && r.VerifyLeader().Error() == nil {
-						return w.nodes[id]
+						n = w.nodes[id]
 					}
 				}
-			}
-			t.Fatal("no leader")
-			return nil
+				return n != nil
+			})
+			return n
 		}
 		first := leader()
 		if err := rafts[first.id].Apply([]byte("x"), time.Second).Error(); err != nil {
@@ -91,11 +91,9 @@ func TestRaftOverThePort(t *testing.T) {
 		first.host, first.addr = w.net.Host("10.0.0.11"), "10.0.0.11:6760"
 		first.restart()
 		run(first)
-		for start := time.Now(); rafts[first.id].AppliedIndex() < rafts[second.id].AppliedIndex(); time.Sleep(50 * time.Millisecond) {
-			if time.Since(start) > 10*time.Second {
-				t.Fatalf("the moved node has %d of %d", rafts[first.id].AppliedIndex(), rafts[second.id].AppliedIndex())
-			}
-		}
+		eventually(t, "the moved node follows", 10*time.Second, func() bool {
+			return rafts[first.id].AppliedIndex() >= rafts[second.id].AppliedIndex()
+		})
 		for _, end := range stop {
 			end()
 		}

@@ -64,8 +64,9 @@ func (a *allowance) refill(now time.Time) {
 	a.at = now
 }
 
-// forget drops the hosts with a full allowance, and any others if that is not
-// enough: it is better to forget a guesser than to take all memory.
+// forget drops the hosts with a full allowance and, if that is not enough, any
+// others: it is better to forget a guesser than to take all memory. It makes
+// room for many, so that it is seldom called.
 func (t *throttle) forget(now time.Time) {
 	for host, a := range t.hosts {
 		if a.refill(now); a.left >= throttleBurst {
@@ -73,7 +74,7 @@ func (t *throttle) forget(now time.Time) {
 		}
 	}
 	for host := range t.hosts {
-		if len(t.hosts) < maxThrottled {
+		if len(t.hosts) <= maxThrottled*3/4 {
 			return
 		}
 		delete(t.hosts, host)
