@@ -157,12 +157,11 @@ func TestPeerComesAndGoes(t *testing.T) {
 		w.net.Heal()
 		eventually(t, "healed", 10*time.Second, works)
 
-		b.host, b.addr = w.net.Host("10.0.0.22"), "10.0.0.22:6760"
-		b.restart()
+		b.move("10.0.0.22")
 		eventually(t, "moved", 10*time.Second, works)
 
 		m := b.membership.Swap(nil)
-		b.restart()
+		b.move("10.0.0.2")
 		time.Sleep(time.Second)
 		if err := call(); !errors.Is(err, fleet.ErrUnavailable) || !strings.Contains(err.Error(), "not a member of a cluster yet") {
 			t.Errorf("refused: %v", err)

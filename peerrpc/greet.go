@@ -177,7 +177,11 @@ func (p *Port) dial(ctx context.Context, proto, serverID string) (*conn, error) 
 	if err != nil {
 		return nil, fmt.Errorf("node %q at %s: %w", serverID, addr, err)
 	}
+	stop := context.AfterFunc(ctx, func() { _ = t.NetConn().Close() })
 	c, err := p.greet(t, m, serverID)
+	if !stop() && err == nil {
+		err = context.Cause(ctx)
+	}
 	if err != nil {
 		_ = t.Close()
 		err = fmt.Errorf("node %q at %s: %w", serverID, addr, err)

@@ -4,6 +4,7 @@
 package peerrpc_test
 
 import (
+	"context"
 	"crypto/tls"
 	"errors"
 	"io"
@@ -317,6 +318,31 @@ func TestDialEnds(t *testing.T) {
 			if took := time.Since(start); took != 2*time.Second {
 				t.Errorf("%s: took %v", name, took)
 			}
+		}
+	})
+}
+
+func TestRunEndsWhileDialling(t *testing.T) {
+	inBubble(t, func(t *testing.T, w *world) {
+		a := w.start("a", "10.0.0.1")
+		cert := w.member(w.ca, pki.NodeRequest(clusterID, serverID("b"))).Certificate
+		a.moved.Store(serverID("b"), w.listen("10.0.0.62", func(c net.Conn) {
+			_, _ = io.Copy(io.Discard, tls.Server(c, &tls.Config{
+				Certificates: []tls.Certificate{*cert}, NextProtos: []string{"muster-peer/1"}, ClientAuth: tls.RequireAnyClientCert,
+			}))
+		}))
+		w.wg.Go(func() {
+			if _, err := a.port.Client(serverID("b")).NodeState(context.Background()); !errors.Is(err, fleet.ErrUnavailable) {
+				t.Errorf("a call that the end cut short: %v", err)
+			}
+		})
+		synctest.Wait()
+		start := time.Now()
+		a.stop()
+		<-a.done
+		w.wg.Wait()
+		if took := time.Since(start); took > time.Second {
+			t.Errorf("took %v", took)
 		}
 	})
 }

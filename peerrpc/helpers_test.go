@@ -40,7 +40,7 @@ type world struct {
 type node struct {
 	w          *world
 	id         string
-	host       *memnet.Host
+	listen     func(network, addr string) (net.Listener, error)
 	addr       string
 	port       *peerrpc.Port
 	opts       peerrpc.Options
@@ -99,10 +99,14 @@ func (w *world) prepare(name, ip string) *node {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	n := &node{w: w, id: serverID(name), host: w.net.Host(ip), addr: ip + ":6760", handler: &handler{}, log: &logBuffer{}, metrics: prometheus.NewRegistry()}
+	host := w.net.Host(ip)
+	n := &node{
+		w: w, id: serverID(name), listen: host.Listen, addr: ip + ":6760",
+		handler: &handler{}, log: &logBuffer{}, metrics: prometheus.NewRegistry(),
+	}
 	w.nodes[n.id] = n
 	n.opts = peerrpc.Options{
-		Dial: n.host.DialContext, ServerID: n.id, JoinKey: key, Membership: n.membership.Load,
+		Dial: host.DialContext, ServerID: n.id, JoinKey: key, Membership: n.membership.Load,
 		Resolve: func(id string) string {
 			if addr, ok := n.moved.Load(id); ok {
 				return addr.(string)
@@ -119,11 +123,11 @@ func (w *world) prepare(name, ip string) *node {
 
 func (n *node) run() {
 	n.w.t.Helper()
-	l, err := n.host.Listen("tcp", n.addr)
-	if err != nil {
+	var err error
+	if n.opts.Listener, err = n.listen("tcp", n.addr); err != nil {
 		n.w.t.Fatal(err)
 	}
-	n.opts.Listener = l
+	n.addr = n.opts.Listener.Addr().String()
 	if n.port, err = peerrpc.New(n.opts); err != nil {
 		n.w.t.Fatal(err)
 	}
@@ -138,10 +142,12 @@ func (n *node) run() {
 	})
 }
 
-// restart stops the node and starts it again, with the same options.
-func (n *node) restart() {
+// move stops the node and starts it again at another address.
+func (n *node) move(ip string) {
 	n.stop()
 	<-n.done
+	host := n.w.net.Host(ip)
+	n.listen, n.opts.Dial, n.addr = host.Listen, host.DialContext, ip+":6760"
 	n.metrics = prometheus.NewRegistry()
 	n.opts.Registerer = n.metrics
 	n.run()

@@ -88,8 +88,7 @@ func TestRaftOverThePort(t *testing.T) {
 		if err := rafts[second.id].Apply([]byte("y"), time.Second).Error(); err != nil {
 			t.Fatal(err)
 		}
-		first.host, first.addr = w.net.Host("10.0.0.11"), "10.0.0.11:6760"
-		first.restart()
+		first.move("10.0.0.11")
 		run(first)
 		eventually(t, "the moved node follows", 10*time.Second, func() bool {
 			return rafts[first.id].AppliedIndex() >= rafts[second.id].AppliedIndex()
