@@ -12,6 +12,7 @@ import (
 var (
 	ReadFrame  = readFrame
 	WriteFrame = writeFrame
+	HostOf     = hostOf
 )
 
 // MaxThrottled is how many hosts the throttle remembers.

@@ -294,6 +294,30 @@ func TestEnrolRefused(t *testing.T) {
 	}
 }
 
+// Renewing never changes whom the node trusts.
+func TestRenewRefused(t *testing.T) {
+	inBubble(t, func(t *testing.T, w *world) {
+		other, err := pki.NewCA(clusterID, time.Now())
+		if err != nil {
+			t.Fatal(err)
+		}
+		a := w.start("a", "10.0.0.1", func(n *node) {
+			n.opts.Issuer = issuerFunc(func(id string, key crypto.PublicKey) (peerrpc.Issued, error) {
+				cert, err := other.Issue(pki.NodeRequest(clusterID, id), key, time.Now())
+				return peerrpc.Issued{ClusterID: clusterID, CA: other.CertPEM(), Node: cert}, err
+			})
+		})
+		b := w.start("b", "10.0.0.2")
+		if m, err := b.port.Client(a.id).Renew(t.Context()); err == nil || !strings.Contains(err.Error(), "another CA") {
+			t.Errorf("Renew = %v, %v", m, err)
+		}
+		b.membership.Store(nil)
+		if _, err := b.port.Client(a.id).Renew(t.Context()); !errors.Is(err, fleet.ErrUnavailable) {
+			t.Errorf("not a member: %v", err)
+		}
+	})
+}
+
 func TestEnrolOfRemovedAndCopiedNodes(t *testing.T) {
 	inBubble(t, func(t *testing.T, w *world) {
 		a, b := w.start("a", "10.0.0.1"), w.newcomer("b", "10.0.0.2")

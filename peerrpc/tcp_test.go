@@ -7,6 +7,7 @@ import (
 	"errors"
 	"net"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -55,3 +56,58 @@ func TestOverRealTCP(t *testing.T) {
 	}
 	w.end()
 }
+
+// failing is a listener whose first accepts fail, as without free files.
+type failing struct {
+	net.Listener
+	left int
+}
+
+func (f *failing) Accept() (net.Conn, error) {
+	if f.left--; f.left >= 0 {
+		return nil, &net.OpError{Op: "accept", Err: syscall.EMFILE}
+	}
+	return f.Listener.Accept()
+}
+
+func TestAcceptFailsForAWhile(t *testing.T) {
+	inBubble(t, func(t *testing.T, w *world) {
+		a := w.start("a", "10.0.0.1")
+		b := w.start("b", "10.0.0.2", func(n *node) {
+			listen := n.listen
+			n.listen = func(network, addr string) (net.Listener, error) {
+				l, err := listen(network, addr)
+				return &failing{l, 5}, err
+			}
+		})
+		b.echoRaft()
+		c, err := a.port.Raft().Dial(b.id, time.Second)
+		if err != nil {
+			t.Fatal(err)
+		}
+		echo(t, c, "hello")
+		_ = c.Close()
+		if n := b.log.lines("no connections of nodes can be accepted", "too many open files"); n != 1 {
+			t.Errorf("log:\n%s", b.log)
+		}
+	})
+}
+
+func TestHostOf(t *testing.T) {
+	for addr, want := range map[string]string{
+		"192.0.2.1:80":              "192.0.2.1",
+		"[::ffff:192.0.2.1]:80":     "192.0.2.1",
+		"[2001:db8:1:2:3:4:5:6]:80": "2001:db8:1:2::",
+		"[fe80::1%eth0]:80":         "fe80::",
+		"nonsense":                  "invalid IP",
+	} {
+		if got := peerrpc.HostOf(textAddr(addr)).String(); got != want {
+			t.Errorf("hostOf(%s) = %s, want %s", addr, got, want)
+		}
+	}
+}
+
+type textAddr string
+
+func (textAddr) Network() string  { return "tcp" }
+func (a textAddr) String() string { return string(a) }
