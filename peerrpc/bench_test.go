@@ -37,11 +37,11 @@ func BenchmarkEnrol(b *testing.B) {
 func BenchmarkPropose(b *testing.B) {
 	w := newWorld(b)
 	from, to := w.start("a", "10.0.0.1"), w.start("b", "10.0.0.2")
-	to.handler.propose = func(context.Context, []byte, string) ([]byte, uint64, error) { return nil, 1, nil }
+	to.handler.propose = func(context.Context, []byte) ([]byte, uint64, error) { return nil, 1, nil }
 	entry := make([]byte, 1024)
 	b.RunParallel(func(pb *testing.PB) {
 		for pb.Next() {
-			if _, _, err := from.port.Client(to.id).Propose(b.Context(), entry, "request"); err != nil {
+			if _, _, err := from.port.Client(to.id).Propose(b.Context(), entry); err != nil {
 				b.Fatal(err)
 			}
 		}

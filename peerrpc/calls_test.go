@@ -25,25 +25,28 @@ func TestCalls(t *testing.T) {
 	inBubble(t, func(t *testing.T, w *world) {
 		a, b := w.start("a", "10.0.0.1"), w.start("b", "10.0.0.2")
 		entry := bytes.Repeat([]byte{7}, 256<<10)
-		b.handler.propose = func(ctx context.Context, got []byte, id string) ([]byte, uint64, error) {
+		b.handler.propose = func(ctx context.Context, got []byte) ([]byte, uint64, error) {
 			from, ok := peerrpc.PeerFrom(ctx)
 			if want := (pki.NodeIdentity{ClusterID: clusterID, Name: "a", ServerID: a.id}); !ok || from != want {
 				t.Errorf("PeerFrom = %+v, %v", from, ok)
 			}
-			if !bytes.Equal(got, entry) {
+			if !bytes.Equal(got[1:], entry[1:]) {
 				t.Errorf("%d bytes came", len(got))
 			}
-			return []byte("answer to " + id), 42, nil
+			return []byte{'#', got[0]}, 42, nil
 		}
 		b.handler.readIndex = func(context.Context) (uint64, error) { return 41, nil }
-		b.handler.state = peerrpc.NodeState{Applied: 40, Hash: "beef", Term: 3, Leader: b.id, Ready: true}
+		b.handler.state = peerrpc.NodeState{
+			Applied: 40, Hash: "beef", MarkIndex: 32, MarkHash: "dead", Format: 2, Term: 3, Leader: b.id, Ready: true,
+		}
 		c := a.port.Client(b.id)
 		var wg sync.WaitGroup
 		for i := range 50 {
 			wg.Go(func() {
-				id := fmt.Sprint("request ", i)
-				answer, index, err := c.Propose(t.Context(), entry, id)
-				if err != nil || index != 42 || string(answer) != "answer to "+id {
+				mine := bytes.Clone(entry)
+				mine[0] = byte(i)
+				answer, index, err := c.Propose(t.Context(), mine)
+				if err != nil || index != 42 || !bytes.Equal(answer, []byte{'#', byte(i)}) {
 					t.Errorf("Propose = %q, %d, %v", answer, index, err)
 				}
 			})
@@ -86,8 +89,8 @@ func TestErrorsOfCalls(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			inBubble(t, func(t *testing.T, w *world) {
 				a, b := w.start("a", "10.0.0.1"), w.start("b", "10.0.0.2")
-				b.handler.propose = func(context.Context, []byte, string) ([]byte, uint64, error) { return nil, 0, tt.err }
-				_, _, err := a.port.Client(b.id).Propose(t.Context(), nil, "r")
+				b.handler.propose = func(context.Context, []byte) ([]byte, uint64, error) { return nil, 0, tt.err }
+				_, _, err := a.port.Client(b.id).Propose(t.Context(), nil)
 				if err == nil || !strings.Contains(err.Error(), tt.text) || (tt.is != nil && !errors.Is(err, tt.is)) {
 					t.Errorf("Propose: %v", err)
 				}
@@ -209,13 +212,13 @@ func TestRunEndsUnderCalls(t *testing.T) {
 	inBubble(t, func(t *testing.T, w *world) {
 		a, b := w.start("a", "10.0.0.1"), w.start("b", "10.0.0.2")
 		b.handler.readIndex = func(ctx context.Context) (uint64, error) { <-ctx.Done(); return 0, ctx.Err() }
-		b.handler.propose = func(context.Context, []byte, string) ([]byte, uint64, error) {
+		b.handler.propose = func(context.Context, []byte) ([]byte, uint64, error) {
 			time.Sleep(time.Second)
 			return nil, 1, nil
 		}
 		var wg sync.WaitGroup
 		wg.Go(func() {
-			if _, _, err := a.port.Client(b.id).Propose(t.Context(), nil, ""); err != nil {
+			if _, _, err := a.port.Client(b.id).Propose(t.Context(), nil); err != nil {
 				t.Errorf("a call under way was not waited for: %v", err)
 			}
 		})

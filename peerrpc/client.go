@@ -40,11 +40,11 @@ func (p *Port) Client(serverID string) *Client { return &Client{port: p, serverI
 
 // Propose has the node put an entry into the log. Errors are those of its
 // Handler; fleet.ErrUnavailable and fleet.ErrTimeout, but not a *NotLeaderError,
-// leave open whether it was written: repeat it with the same request ID.
-func (c *Client) Propose(ctx context.Context, entry []byte, requestID string) (answer []byte, index uint64, err error) {
+// leave open whether it was written: propose the same entry again.
+func (c *Client) Propose(ctx context.Context, entry []byte) (answer []byte, index uint64, err error) {
 	var resp *peerrpcpb.ProposeResponse
 	err = c.call(ctx, "Propose", func(ctx context.Context, p peerrpcpb.PeerClient) (err error) {
-		resp, err = p.Propose(ctx, &peerrpcpb.ProposeRequest{Entry: entry, RequestId: requestID})
+		resp, err = p.Propose(ctx, &peerrpcpb.ProposeRequest{Entry: entry})
 		return err
 	})
 	return resp.GetAnswer(), resp.GetIndex(), err
@@ -69,7 +69,8 @@ func (c *Client) NodeState(ctx context.Context) (NodeState, error) {
 		return err
 	})
 	return NodeState{
-		Applied: resp.GetApplied(), Hash: resp.GetHash(), Term: resp.GetTerm(), Leader: resp.GetLeader(), Ready: resp.GetReady(),
+		Applied: resp.GetApplied(), Hash: resp.GetHash(), MarkIndex: resp.GetMarkIndex(), MarkHash: resp.GetMarkHash(),
+		Format: int(resp.GetFormat()), Term: resp.GetTerm(), Leader: resp.GetLeader(), Ready: resp.GetReady(),
 	}, err
 }
 

@@ -218,13 +218,13 @@ func (n *node) count(name string, labels ...string) float64 {
 
 // handler is a peerrpc.Handler of functions.
 type handler struct {
-	propose   func(ctx context.Context, entry []byte, requestID string) ([]byte, uint64, error)
+	propose   func(ctx context.Context, entry []byte) ([]byte, uint64, error)
 	readIndex func(ctx context.Context) (uint64, error)
 	state     peerrpc.NodeState
 }
 
-func (h *handler) Propose(ctx context.Context, entry []byte, requestID string) ([]byte, uint64, error) {
-	return h.propose(ctx, entry, requestID)
+func (h *handler) Propose(ctx context.Context, entry []byte) ([]byte, uint64, error) {
+	return h.propose(ctx, entry)
 }
 func (h *handler) ReadIndex(ctx context.Context) (uint64, error)        { return h.readIndex(ctx) }
 func (h *handler) NodeState(context.Context) (peerrpc.NodeState, error) { return h.state, nil }

@@ -30,8 +30,8 @@ type Membership struct {
 // or fleet.ErrTimeout: the asking side gets the same. PeerFrom tells who asks.
 type Handler interface {
 	// Propose puts an entry into the log and returns its answer and index. The
-	// same request ID may come twice. It must not keep entry.
-	Propose(ctx context.Context, entry []byte, requestID string) (answer []byte, index uint64, err error)
+	// same entry may come twice.
+	Propose(ctx context.Context, entry []byte) (answer []byte, index uint64, err error)
 	// ReadIndex returns the index that a linearizable read must have applied.
 	ReadIndex(ctx context.Context) (uint64, error)
 	// NodeState tells how far this node's state is.
@@ -42,9 +42,14 @@ type Handler interface {
 type NodeState struct {
 	Applied uint64
 	Hash    string
-	Term    uint64
-	Leader  string // server ID of the one it follows; empty: none
-	Ready   bool
+	// MarkIndex and MarkHash are of a state that every member can still name a
+	// little later, to compare them; 0 if there is none yet.
+	MarkIndex uint64
+	MarkHash  string
+	Format    int // the highest replicated format that it can apply
+	Term      uint64
+	Leader    string // server ID of the one it follows; empty: none
+	Ready     bool
 }
 
 // Issuer makes certificates for nodes.

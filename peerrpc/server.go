@@ -54,7 +54,7 @@ func (p *Port) newServer() *grpc.Server {
 
 // Propose is part of the service Peer.
 func (s *peerServer) Propose(ctx context.Context, req *peerrpcpb.ProposeRequest) (*peerrpcpb.ProposeResponse, error) {
-	answer, index, err := s.port.opts.Handler.Propose(ctx, req.GetEntry(), req.GetRequestId())
+	answer, index, err := s.port.opts.Handler.Propose(ctx, req.GetEntry())
 	if err != nil {
 		return nil, toStatus(err)
 	}
@@ -76,7 +76,10 @@ func (s *peerServer) NodeState(ctx context.Context, _ *peerrpcpb.NodeStateReques
 	if err != nil {
 		return nil, toStatus(err)
 	}
-	return &peerrpcpb.NodeStateResponse{Applied: n.Applied, Hash: n.Hash, Term: n.Term, Leader: n.Leader, Ready: n.Ready}, nil
+	return &peerrpcpb.NodeStateResponse{
+		Applied: n.Applied, Hash: n.Hash, MarkIndex: n.MarkIndex, MarkHash: n.MarkHash,
+		Format: uint32(n.Format), Term: n.Term, Leader: n.Leader, Ready: n.Ready,
+	}, nil
 }
 
 // Renew is part of the service Peer. A node gets certificates for itself only.

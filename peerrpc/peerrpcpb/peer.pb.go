@@ -84,9 +84,8 @@ func (Reason) EnumDescriptor() ([]byte, []int) {
 
 type ProposeRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	Entry []byte                 `protobuf:"bytes,1,opt,name=entry,proto3" json:"entry,omitempty"`
-	// request_id makes the same proposal harmless when it comes twice.
-	RequestId     string `protobuf:"bytes,2,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// entry says by itself which request it is, so that it may come twice.
+	Entry         []byte `protobuf:"bytes,1,opt,name=entry,proto3" json:"entry,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -126,13 +125,6 @@ func (x *ProposeRequest) GetEntry() []byte {
 		return x.Entry
 	}
 	return nil
-}
-
-func (x *ProposeRequest) GetRequestId() string {
-	if x != nil {
-		return x.RequestId
-	}
-	return ""
 }
 
 type ProposeResponse struct {
@@ -310,8 +302,14 @@ type NodeStateResponse struct {
 	Hash string `protobuf:"bytes,2,opt,name=hash,proto3" json:"hash,omitempty"`
 	Term uint64 `protobuf:"varint,3,opt,name=term,proto3" json:"term,omitempty"`
 	// leader is the server ID of the leader that this node follows, or empty.
-	Leader        string `protobuf:"bytes,4,opt,name=leader,proto3" json:"leader,omitempty"`
-	Ready         bool   `protobuf:"varint,5,opt,name=ready,proto3" json:"ready,omitempty"`
+	Leader string `protobuf:"bytes,4,opt,name=leader,proto3" json:"leader,omitempty"`
+	Ready  bool   `protobuf:"varint,5,opt,name=ready,proto3" json:"ready,omitempty"`
+	// mark_index and mark_hash are of a state that every member can still name a
+	// little later; 0 if there is none yet.
+	MarkIndex uint64 `protobuf:"varint,6,opt,name=mark_index,json=markIndex,proto3" json:"mark_index,omitempty"`
+	MarkHash  string `protobuf:"bytes,7,opt,name=mark_hash,json=markHash,proto3" json:"mark_hash,omitempty"`
+	// format is the highest replicated format that the node can apply.
+	Format        uint32 `protobuf:"varint,8,opt,name=format,proto3" json:"format,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -379,6 +377,27 @@ func (x *NodeStateResponse) GetReady() bool {
 		return x.Ready
 	}
 	return false
+}
+
+func (x *NodeStateResponse) GetMarkIndex() uint64 {
+	if x != nil {
+		return x.MarkIndex
+	}
+	return 0
+}
+
+func (x *NodeStateResponse) GetMarkHash() string {
+	if x != nil {
+		return x.MarkHash
+	}
+	return ""
+}
+
+func (x *NodeStateResponse) GetFormat() uint32 {
+	if x != nil {
+		return x.Format
+	}
+	return 0
 }
 
 type RenewRequest struct {
@@ -1217,24 +1236,26 @@ var File_peer_proto protoreflect.FileDescriptor
 const file_peer_proto_rawDesc = "" +
 	"\n" +
 	"\n" +
-	"peer.proto\x12\x0emuster.peer.v1\"E\n" +
+	"peer.proto\x12\x0emuster.peer.v1\"&\n" +
 	"\x0eProposeRequest\x12\x14\n" +
-	"\x05entry\x18\x01 \x01(\fR\x05entry\x12\x1d\n" +
-	"\n" +
-	"request_id\x18\x02 \x01(\tR\trequestId\"?\n" +
+	"\x05entry\x18\x01 \x01(\fR\x05entry\"?\n" +
 	"\x0fProposeResponse\x12\x16\n" +
 	"\x06answer\x18\x01 \x01(\fR\x06answer\x12\x14\n" +
 	"\x05index\x18\x02 \x01(\x04R\x05index\"\x12\n" +
 	"\x10ReadIndexRequest\")\n" +
 	"\x11ReadIndexResponse\x12\x14\n" +
 	"\x05index\x18\x01 \x01(\x04R\x05index\"\x12\n" +
-	"\x10NodeStateRequest\"\x83\x01\n" +
+	"\x10NodeStateRequest\"\xd7\x01\n" +
 	"\x11NodeStateResponse\x12\x18\n" +
 	"\aapplied\x18\x01 \x01(\x04R\aapplied\x12\x12\n" +
 	"\x04hash\x18\x02 \x01(\tR\x04hash\x12\x12\n" +
 	"\x04term\x18\x03 \x01(\x04R\x04term\x12\x16\n" +
 	"\x06leader\x18\x04 \x01(\tR\x06leader\x12\x14\n" +
-	"\x05ready\x18\x05 \x01(\bR\x05ready\"-\n" +
+	"\x05ready\x18\x05 \x01(\bR\x05ready\x12\x1d\n" +
+	"\n" +
+	"mark_index\x18\x06 \x01(\x04R\tmarkIndex\x12\x1b\n" +
+	"\tmark_hash\x18\a \x01(\tR\bmarkHash\x12\x16\n" +
+	"\x06format\x18\b \x01(\rR\x06format\"-\n" +
 	"\fRenewRequest\x12\x1d\n" +
 	"\n" +
 	"public_key\x18\x01 \x01(\fR\tpublicKey\"P\n" +
