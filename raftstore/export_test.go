@@ -254,3 +254,15 @@ func (s *Store) shiftHash(shift func(*stateHash, stateHash)) {
 	q.Hash = h.String()
 	s.fsm.last.CompareAndSwap(p, &q)
 }
+
+// OpenLog opens the log in dir alone.
+func OpenLog(dir string, opts Options) (raft.LogStore, func() error, error) {
+	if err := opts.validate(); err != nil {
+		return nil, nil, err
+	}
+	l, err := openLog(dir, position{}, &opts)
+	if err != nil {
+		return nil, nil, err
+	}
+	return l, l.close, nil
+}

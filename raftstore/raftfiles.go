@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"sync"
 
 	"github.com/hashicorp/raft"
 	wal "github.com/hashicorp/raft-wal"
@@ -19,7 +20,38 @@ import (
 // raftLog is raft's log with its meta store, which raft-wal itself never closes.
 type raftLog struct {
 	*wal.WAL
-	meta *metadb.BoltMetaDB
+	meta *logMeta
+	// mu is held while entries are added or removed.
+	mu sync.Mutex
+}
+
+// StoreLog implements raft.LogStore.
+func (l *raftLog) StoreLog(entry *raft.Log) error { return l.StoreLogs([]*raft.Log{entry}) }
+
+// StoreLogs implements raft.LogStore.
+func (l *raftLog) StoreLogs(entries []*raft.Log) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.WAL.StoreLogs(entries)
+}
+
+// DeleteRange implements raft.LogStore. When a segment is full raft-wal begins
+// the next one in a goroutine of its own; unlike adding, removing does not wait
+// for that, and what is removed before it is done makes it seal the wrong
+// segment. So first something is added that is refused, but only after that wait.
+func (l *raftLog) DeleteRange(first, last uint64) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	newest, err := l.LastIndex()
+	if err != nil {
+		return err
+	}
+	if newest > 0 {
+		if err := l.WAL.StoreLogs([]*raft.Log{{Index: newest}}); err == nil {
+			return fmt.Errorf("the log took a second entry %d", newest)
+		}
+	}
+	return l.WAL.DeleteRange(first, last)
 }
 
 func (l *raftLog) close() error { return errors.Join(l.WAL.Close(), l.meta.Close()) }
@@ -39,7 +71,7 @@ func openLog(dir string, pos position, opts *Options) (*raftLog, error) {
 	if err := checkMeta(filepath.Join(path, metadb.FileName)); err != nil {
 		return nil, fmt.Errorf("%w; %s", err, reseed(dir))
 	}
-	l := &raftLog{meta: &metadb.BoltMetaDB{}}
+	l := &raftLog{meta: &logMeta{&metadb.BoltMetaDB{}, opts.Logger}}
 	l.WAL, err = wal.Open(path, wal.WithMetaStore(l.meta),
 		wal.WithSegmentSize(opts.Tuning.SegmentBytes), wal.WithLogger(newRaftLogger(opts.Logger)))
 	if err != nil {
