@@ -35,6 +35,7 @@ type world struct {
 	members map[string]*member // by name
 	cut     map[string]bool    // IPs that nobody reaches
 	split   map[[2]string]bool // pairs of IPs, both ways
+	mute    bool               // Peers answers nobody, though raft works
 	// answered is called after a member carried out a proposal; an error is what
 	// the asking one gets instead of the answer.
 	answered func(from, to *member) error
@@ -304,7 +305,7 @@ func (w *world) reach(from *member, id string) (to *member, silent bool) {
 	defer w.mu.Unlock()
 	for _, m := range w.members {
 		if m.serverID == id && m.alive {
-			return m, w.cut[from.ip] || w.cut[m.ip] || w.split[[2]string{from.ip, m.ip}] || !from.alive
+			return m, w.mute || w.cut[from.ip] || w.cut[m.ip] || w.split[[2]string{from.ip, m.ip}] || !from.alive
 		}
 	}
 	return nil, false
@@ -349,6 +350,12 @@ func (w *world) hook() func(from, to *member) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.answered
+}
+
+func (w *world) muted(yes bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.mute = yes
 }
 
 func (w *world) onAnswer(fn func(from, to *member) error) {
