@@ -90,6 +90,9 @@ type LogConfig struct {
 // stopWithin is the one deadline of a clean stop.
 const stopWithin = 25 * time.Second
 
+// minPasswordBytes is what the API asks of new passwords, too.
+const minPasswordBytes = 8
+
 // embeddedKafka is the value of --kafka for the broker inside.
 const embeddedKafka = "embedded"
 
@@ -105,6 +108,9 @@ func (c *Config) validate() error {
 	if len(c.NodeID) > 64 || strings.ContainsAny(c.NodeID, "~ /\t\n") {
 		return fleet.Invalid("--node-id", "%q must be at most 64 bytes without spaces, slashes and ~", c.NodeID)
 	}
+	if c.AdminPassword != "" && len(c.AdminPassword) < minPasswordBytes {
+		return fleet.Invalid("MUSTER_ADMIN_PASSWORD", "has %d bytes, at least %d are needed", len(c.AdminPassword), minPasswordBytes)
+	}
 	if err := c.Cluster.validate(); err != nil {
 		return err
 	}
@@ -112,10 +118,10 @@ func (c *Config) validate() error {
 		return err
 	}
 	if (c.Agents.Cert == "") != (c.Agents.Key == "") {
-		return fleet.Invalid("--agent-cert", "--agent-cert and --agent-key go together")
+		return fleet.Invalid("--agent-cert", "and --agent-key go together")
 	}
 	if (c.Listen.HTTPCert == "") != (c.Listen.HTTPKey == "") {
-		return fleet.Invalid("--http-tls-cert", "--http-tls-cert and --http-tls-key go together")
+		return fleet.Invalid("--http-tls-cert", "and --http-tls-key go together")
 	}
 	return c.resolveAddresses()
 }

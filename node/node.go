@@ -59,6 +59,7 @@ type Node struct {
 // parts are what a node is made of, in the order in which they are opened.
 type parts struct {
 	sockets sockets
+	kafka   recordlog.Options // what the files of the flags say
 	store   *raftstore.Store
 	trust   *trust
 	broker  *recordlog.Embedded // nil when Kafka is elsewhere
@@ -127,7 +128,7 @@ func (e *Env) fill() {
 // open opens the parts in the order in which a fault is cheapest to find.
 func (n *Node) open() error {
 	for _, step := range []func() error{
-		n.bind, n.openStore, n.openKafka, n.openGossip, n.openAgents, n.openAPI,
+		n.bind, n.readFiles, n.openStore, n.openKafka, n.openGossip, n.openAgents, n.openAPI,
 	} {
 		if err := step(); err != nil {
 			return err
@@ -153,7 +154,8 @@ func (n *Node) Run(ctx context.Context) error {
 	err := n.start(ctx, stack)
 	if err == nil {
 		close(n.ready)
-		n.log.Info("node is ready", "node", n.cfg.NodeID, "took", time.Since(n.started).Round(time.Millisecond))
+		n.log.Info("node is ready", "node", n.cfg.NodeID, "version", n.env.Build.Version,
+			"agents", n.self().AgentAddr, "sd", n.Addrs().SD, "http", n.Addrs().HTTP, "https", n.Addrs().HTTPS, "took", time.Since(n.started).Round(time.Millisecond))
 		<-ctx.Done()
 	}
 	if cause := context.Cause(ctx); cause != nil && !errors.Is(cause, context.Canceled) {

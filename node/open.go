@@ -70,6 +70,19 @@ func explainBind(flag, addr string, err error) error {
 	return nil
 }
 
+// readFiles reads every file that a flag names, before anything is written.
+func (n *Node) readFiles() error {
+	var err error
+	if n.trust, err = newTrust(&n.cfg, n.log.With("part", "trust")); err != nil {
+		return err
+	}
+	if n.kafka.SASL, err = n.cfg.Kafka.sasl(); err != nil {
+		return err
+	}
+	n.kafka.TLS, err = n.cfg.Kafka.tls()
+	return err
+}
+
 // openStore opens the replicated state. The directory's lock comes first, so
 // that nothing is written to one that another process uses. Then the secret has
 // to open what is there already, before Raft writes anything.
@@ -96,7 +109,7 @@ func (n *Node) openStore() error {
 		return err
 	}
 	n.store = store
-	if n.trust, err = newTrust(&n.cfg, n.log.With("part", "trust")); err != nil {
+	if err := n.trust.unlock(); err != nil {
 		return err
 	}
 	seal.sealer = n.trust.sealer
@@ -121,15 +134,10 @@ func (s *lateSealer) Open(sealed []byte) ([]byte, error) { return s.sealer.Open(
 // openKafka prepares the way to the brokers, and the one inside if that is it.
 func (n *Node) openKafka() error {
 	k := n.cfg.Kafka
-	opts := recordlog.Options{
-		Brokers:     k.Brokers,
-		Topic:       k.Topic,
-		Partitions:  kafkaPartitions,
-		Compression: recordlog.Compression(k.Compression),
-		Dial:        n.env.Dial,
-		Logger:      n.log.With("part", "kafka"),
-		Registerer:  n.metrics,
-	}
+	opts := n.kafka
+	opts.Brokers, opts.Topic, opts.Partitions = k.Brokers, k.Topic, kafkaPartitions
+	opts.Compression = recordlog.Compression(k.Compression)
+	opts.Dial, opts.Logger, opts.Registerer = n.env.Dial, n.log.With("part", "kafka"), n.metrics
 	var err error
 	if k.embedded() {
 		n.broker, err = recordlog.NewEmbedded(recordlog.EmbeddedOptions{
@@ -143,12 +151,6 @@ func (n *Node) openKafka() error {
 			return err
 		}
 		opts.Brokers = n.broker.Addrs()
-	}
-	if opts.SASL, err = k.sasl(); err != nil {
-		return err
-	}
-	if opts.TLS, err = k.tls(); err != nil {
-		return err
 	}
 	n.records, err = recordlog.New(opts)
 	return err

@@ -30,6 +30,10 @@ func (n *Node) openGossip() error {
 	if err != nil {
 		return fmt.Errorf("--advertise: %w", err)
 	}
+	bound, _, _ := net.SplitHostPort(n.cfg.Agents.Addr)
+	if ip := net.ParseIP(bound); advertise.IsLoopback() && n.cfg.Agents.Advertise == "" && !ip.IsLoopback() {
+		n.log.Warn("agents are told a loopback address, which only those on this machine can reach: give --advertise", "address", advertise)
+	}
 	opts := gossip.Options{
 		Self:       n.self(),
 		Key:        key,

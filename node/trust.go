@@ -52,15 +52,12 @@ type authority struct {
 	Key  []byte `json:"key"`  // PEM, sealed with the cluster secret
 }
 
-// newTrust reads the secret, or makes one on the first start of a lone node,
-// and the certificate files that were given.
+// newTrust reads what the flags name: certificate files and the secret. It
+// writes nothing; unlock has to follow.
 func newTrust(cfg *Config, log *slog.Logger) (*trust, error) {
 	t := &trust{log: log, cfg: cfg}
 	var err error
-	if t.secret, err = readSecret(cfg, log); err != nil {
-		return nil, err
-	}
-	if t.sealer, err = pki.NewSealer(t.secret); err != nil {
+	if t.secret, err = givenSecret(cfg.Cluster); err != nil {
 		return nil, err
 	}
 	if file := cfg.Agents.ClientCA; file != "" {
@@ -86,13 +83,34 @@ func loadInto(h *pki.Holder, flag, cert, key string) error {
 	return nil
 }
 
-func readSecret(cfg *Config, log *slog.Logger) ([]byte, error) {
-	switch c := cfg.Cluster; {
+// givenSecret is the secret of the flags, nil if they give none.
+func givenSecret(c ClusterConfig) (secret []byte, err error) {
+	switch {
 	case c.Secret != "":
-		return pki.ParseSecret([]byte(c.Secret))
+		secret, err = pki.ParseSecret([]byte(c.Secret))
 	case c.SecretFile != "":
-		return pki.ReadSecret(c.SecretFile)
+		secret, err = pki.ReadSecret(c.SecretFile)
 	}
+	if err != nil {
+		return nil, fmt.Errorf("--cluster-secret: %w", err)
+	}
+	return secret, nil
+}
+
+// unlock makes the keys of the secret. Without a given one it is the data
+// directory's, which is made on the first start of a lone node; the caller holds
+// the directory's lock.
+func (t *trust) unlock() (err error) {
+	if t.secret == nil {
+		if t.secret, err = ownSecret(t.cfg, t.log); err != nil {
+			return err
+		}
+	}
+	t.sealer, err = pki.NewSealer(t.secret)
+	return err
+}
+
+func ownSecret(cfg *Config, log *slog.Logger) ([]byte, error) {
 	path := filepath.Join(cfg.DataDir, secretFile)
 	secret, err := pki.ReadSecret(path)
 	if !errors.Is(err, fs.ErrNotExist) {

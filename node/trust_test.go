@@ -45,6 +45,9 @@ func TestBundleTrustsExistingFiles(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if err := tr.unlock(); err != nil {
+		t.Fatal(err)
+	}
 	stored, err := tr.newAuthority("c1")
 	if err != nil {
 		t.Fatal(err)
@@ -69,6 +72,9 @@ func TestBundleTrustsExistingFiles(t *testing.T) {
 	cfg.Cluster.Secret = "another secret, long enough too"
 	other, err := newTrust(&cfg, slog.New(slog.DiscardHandler))
 	if err != nil {
+		t.Fatal(err)
+	}
+	if err := other.unlock(); err != nil {
 		t.Fatal(err)
 	}
 	if err := other.open("c1", stored); err == nil || !strings.Contains(err.Error(), "start with the secret") {

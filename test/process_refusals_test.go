@@ -56,6 +56,25 @@ func TestProcessRefusals(t *testing.T) {
 			}
 		}
 	})
+	for _, flags := range [][]string{
+		{"--agent-cert=/nowhere", "--agent-key=/nowhere"},
+		{"--http-tls-cert=/nowhere", "--http-tls-key=/nowhere"},
+		{"--agent-client-ca=/nowhere"},
+		{"--cluster-secret=short"},
+		{"--cluster-secret-file=/nowhere"},
+		{"--kafka-sasl=plain", "--kafka-user=u", "--kafka-password-file=/nowhere", "--kafka=127.0.0.1:1"},
+	} {
+		t.Run(flags[0], func(t *testing.T) {
+			other := process.New(t, flags...)
+			name, _, _ := strings.Cut(flags[0], "=")
+			if line := refused(t, other); !strings.Contains(line, strings.TrimSuffix(name, "-sasl")) && !strings.Contains(line, "--cluster-secret") {
+				t.Error(line)
+			}
+			if _, err := os.Stat(other.Dir); !os.IsNotExist(err) {
+				t.Errorf("the directory was made all the same: %v", err)
+			}
+		})
+	}
 	n.Stop()
 	t.Run("another node's directory", func(t *testing.T) {
 		other := process.New(t)
