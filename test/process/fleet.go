@@ -5,8 +5,6 @@ package process
 
 import (
 	"context"
-	"encoding/json"
-	"os"
 	"path/filepath"
 	"testing"
 	"time"
@@ -110,18 +108,4 @@ func ReadTopic(t testing.TB, brokers []string, within time.Duration, want func(*
 			}
 		}
 	}
-}
-
-// WriteJSON writes v to a file in a fresh directory and returns its path.
-func WriteJSON(t testing.TB, v any) string {
-	t.Helper()
-	b, err := json.Marshal(v)
-	if err != nil {
-		t.Fatal(err)
-	}
-	file := filepath.Join(t.TempDir(), "input.json")
-	if err := os.WriteFile(file, b, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	return file
 }

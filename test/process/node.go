@@ -25,8 +25,11 @@ import (
 // are slow, and only ever spent by a test that fails.
 const startWithin = 60 * time.Second
 
+// binaries makes the directory of the binary, which Cleanup removes.
+var binaries = sync.OnceValues(func() (string, error) { return os.MkdirTemp("", "muster-bin-") })
+
 var build = sync.OnceValues(func() (string, error) {
-	dir, err := os.MkdirTemp("", "muster-bin-")
+	dir, err := binaries()
 	if err != nil {
 		return "", err
 	}
@@ -47,6 +50,16 @@ func Binary(t testing.TB) string {
 		t.Fatal(err)
 	}
 	return path
+}
+
+// Cleanup removes the binary, if there is one. TestMain calls it when all tests
+// have ended.
+func Cleanup() error {
+	dir, err := binaries()
+	if err != nil {
+		return err
+	}
+	return os.RemoveAll(dir)
 }
 
 // Node is one running `muster server`.
