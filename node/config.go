@@ -72,12 +72,12 @@ type KafkaConfig struct {
 	Topic          string   `name:"kafka-topic" default:"hids_svr" placeholder:"NAME" help:"Topic of agent records."`
 	RetentionBytes int64    `name:"kafka-retention-bytes" default:"1073741824" placeholder:"N" help:"Disk that the embedded broker may use."`
 	SASL           string   `name:"kafka-sasl" placeholder:"MECHANISM" help:"plain, scram-sha-256 or scram-sha-512."`
-	User           string   `name:"kafka-user" placeholder:"NAME"`
-	PasswordFile   string   `name:"kafka-password-file" placeholder:"FILE"`
+	User           string   `name:"kafka-user" placeholder:"NAME" help:"User of --kafka-sasl."`
+	PasswordFile   string   `name:"kafka-password-file" placeholder:"FILE" help:"File with the password of --kafka-user."`
 	TLS            bool     `name:"kafka-tls" help:"Speak TLS to the brokers."`
-	TLSCA          string   `name:"kafka-tls-ca" placeholder:"FILE"`
-	TLSCert        string   `name:"kafka-tls-cert" placeholder:"FILE"`
-	TLSKey         string   `name:"kafka-tls-key" placeholder:"FILE"`
+	TLSCA          string   `name:"kafka-tls-ca" placeholder:"FILE" help:"CA of the brokers' certificates, PEM (default: those of the system)."`
+	TLSCert        string   `name:"kafka-tls-cert" placeholder:"FILE" help:"Certificate that the brokers are shown, PEM."`
+	TLSKey         string   `name:"kafka-tls-key" placeholder:"FILE" help:"Key of --kafka-tls-cert."`
 	Compression    string   `name:"kafka-compression" default:"none" enum:"none,snappy,lz4,zstd" help:"none, snappy, lz4 or zstd."`
 }
 

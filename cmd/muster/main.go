@@ -10,6 +10,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 	"time"
 
@@ -92,11 +93,22 @@ func newParser(a *app, exit func(int)) (*kong.Kong, error) {
 		kong.Description("The back end of a fleet of host-security agents. Run a node, or ask one."),
 		kong.Writers(a.out, a.err),
 		kong.Exit(exit),
+		kong.ValueFormatter(describe),
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true, NoExpandSubcommands: true}),
 		kong.BindTo(a.ctx, (*context.Context)(nil)),
 		kong.Bind(a),
 		kong.Vars{"roles": roleNames + ",0,1,2,3,4,5,6,7,8", "roleNames": roleNames},
 	)
+}
+
+// describe is the help text of a flag. Kong shows the default in the flag's
+// place for a value, unless that has a name; then it stands in the text.
+func describe(v *kong.Value) string {
+	text := kong.DefaultHelpValueFormatter(v)
+	if v.Default == "" || v.Flag == nil || v.Flag.PlaceHolder == "" || strings.Contains(strings.ToLower(text), "default:") {
+		return text
+	}
+	return strings.TrimSuffix(text, ".") + " (default: " + v.Default + ")."
 }
 
 // commandOf names the command that was meant, as far as it was understood.

@@ -9,13 +9,16 @@ import (
 	"encoding/pem"
 	"flag"
 	"fmt"
+	"io"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/alecthomas/kong"
 	"github.com/google/go-cmp/cmp"
 
 	"muster/internal/apiv1"
@@ -262,6 +265,53 @@ func TestCA(t *testing.T) {
 	}
 	if r := f.muster(t, "", "tag", "list", "--ca", ca); r.code != exitOK {
 		t.Errorf("with the CA: %+v", r)
+	}
+}
+
+// Kong hides a default behind the name of a value; people want both.
+func TestHelpShowsDefaults(t *testing.T) {
+	for args, wants := range map[string][]string{
+		"server": {
+			"--data-dir=DIR", "(default: ./muster-data)", "--https-addr=HOST:PORT", "(default: :6752)", "(default: hids_svr)",
+			"User of --kafka-sasl.", "Key of --kafka-tls-cert.",
+		},
+		"agent list": {"(default: http://127.0.0.1:6701)", "(default: 1000)"},
+		"task run":   {"(default: 999)"},
+	} {
+		r := muster(t, "", append(strings.Fields(args), "--help")...)
+		text := strings.Join(strings.Fields(r.out), " ") // without the lines' ends
+		for _, want := range wants {
+			if !strings.Contains(text, want) {
+				t.Errorf("%s --help lacks %q:\n%s", args, want, r.out)
+			}
+		}
+		for flag := range strings.SplitSeq(text, " --") {
+			if strings.Count(flag, "efault: ") > 1 {
+				t.Errorf("%s --help says a default twice: %s", args, flag)
+			}
+		}
+	}
+}
+
+func TestFlagNames(t *testing.T) {
+	parser, err := newParser(&app{ctx: t.Context(), streams: streams{out: io.Discard, err: io.Discard}}, func(int) {})
+	if err != nil {
+		t.Fatal(err)
+	}
+	words := regexp.MustCompile(`^[a-z]{2,}(-[a-z0-9]{2,})*$`)
+	err = kong.Visit(parser.Model, func(n kong.Visitable, next kong.Next) error {
+		if f, ok := n.(*kong.Flag); ok && f.Name != "q" {
+			if !words.MatchString(f.Name) {
+				t.Errorf("--%s does not read well", f.Name)
+			}
+			if f.Help == "" {
+				t.Errorf("--%s says nothing", f.Name)
+			}
+		}
+		return next(nil)
+	})
+	if err != nil {
+		t.Error(err)
 	}
 }
 
