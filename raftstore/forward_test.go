@@ -124,6 +124,7 @@ func TestWriteWaitsForALeader(t *testing.T) {
 		all := w.form(3)
 		all[0].stop()
 		all[1].stop()
+		time.Sleep(3 * time.Second) // the last one may have been made the leader, and lead nobody
 		eventually(w.t, "there is no leader", func() bool { return all[2].Status().Leader == "" })
 		begin := time.Now()
 		wantError(w.t, all[2].CreateUser(w.t.Context(), user("none")), fleet.ErrUnavailable)
