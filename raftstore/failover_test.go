@@ -84,15 +84,15 @@ func TestLeaderAlone(t *testing.T) {
 	bubble(t, func(w *world) {
 		w.form(3)
 		load := w.load(3)
-		time.Sleep(time.Second)
+		pass(time.Second)
 		leader := w.leader()
 		leader.isolate()
-		time.Sleep(5 * time.Second)
+		pass(5 * time.Second)
 		if leader.Current() || leader.Leads() {
 			w.t.Errorf("after 5 s alone: %+v", leader.Status())
 		}
 		for range 20 {
-			time.Sleep(time.Second)
+			pass(time.Second)
 			if leader.Current() {
 				w.t.Fatal("a node without contact calls itself current")
 			}
@@ -136,7 +136,7 @@ func TestMinority(t *testing.T) {
 		few = append(few, w.others(few[0])[0])
 		many := slices.DeleteFunc(slices.Clone(all), func(m *member) bool { return slices.Contains(few, m) })
 		w.divide(few, many)
-		time.Sleep(5 * time.Second)
+		pass(5 * time.Second)
 		var wg sync.WaitGroup
 		for _, m := range few {
 			if m.Current() {

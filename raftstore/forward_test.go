@@ -124,7 +124,7 @@ func TestWriteWaitsForALeader(t *testing.T) {
 		all := w.form(3)
 		all[0].stop()
 		all[1].stop()
-		time.Sleep(3 * time.Second) // the last one may have been made the leader, and lead nobody
+		pass(3 * time.Second) // the last one may have been made the leader, and lead nobody
 		eventually(w.t, "there is no leader", func() bool { return all[2].Status().Leader == "" })
 		begin := time.Now()
 		wantError(w.t, all[2].CreateUser(w.t.Context(), user("none")), fleet.ErrUnavailable)
@@ -134,7 +134,7 @@ func TestWriteWaitsForALeader(t *testing.T) {
 		var back *member
 		var wg sync.WaitGroup
 		wg.Go(func() {
-			time.Sleep(3 * time.Second)
+			pass(3 * time.Second)
 			back = all[1].again()
 		})
 		must(w.t, all[2].CreateUser(w.t.Context(), user("some")))

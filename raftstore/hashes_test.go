@@ -74,7 +74,7 @@ func TestQuarantine(t *testing.T) {
 		bad, good := w.others(leader)[0], w.others(leader)[1]
 		bad.Diverge()
 		must(w.t, leader.CreateUser(w.t.Context(), user("u")))
-		time.Sleep(2 * time.Minute)
+		pass(2 * time.Minute)
 		if st := bad.Status(); st.Quarantined == "" || st.Current || bad.Current() {
 			w.t.Errorf("the diverged node: %+v", st)
 		}

@@ -126,7 +126,7 @@ func (h *registers) note(register string, write bool, value string, call time.Du
 // linearizably.
 func (h *registers) client(ctx context.Context, i int) {
 	for k := 0; ctx.Err() == nil; k++ {
-		time.Sleep(time.Duration(rand.IntN(300)) * time.Millisecond)
+		pass(time.Duration(rand.IntN(300)) * time.Millisecond)
 		m := h.w.member(i)
 		if m == nil {
 			continue
@@ -209,14 +209,14 @@ func TestLinearizable(t *testing.T) {
 					wg.Go(func() { h.client(ctx, 1+i%nodes) })
 				}
 				for range kills(5) {
-					time.Sleep(time.Second)
+					pass(time.Second)
 					if leader := w.leader(); leader != nil && rand.IntN(3) > 0 {
 						leader.kill()
 						leader.again()
-						time.Sleep(time.Second)
+						pass(time.Second)
 					} else if leader != nil {
 						leader.isolate()
-						time.Sleep(3 * time.Second)
+						pass(3 * time.Second)
 						leader.rejoin()
 					}
 				}

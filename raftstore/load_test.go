@@ -50,7 +50,7 @@ func (l *load) client(ctx context.Context, i int) {
 			}
 			l.mu.Unlock()
 		}
-		time.Sleep(100 * time.Millisecond)
+		pass(100 * time.Millisecond)
 	}
 }
 

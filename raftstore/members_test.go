@@ -49,18 +49,18 @@ func TestAbsentNodeReturns(t *testing.T) {
 				away := w.others(w.leader())[1]
 				away.stop()
 				fill(w, "a", writes)
-				time.Sleep(time.Minute) // the log is cut
+				pass(time.Minute) // the log is cut
 				// What raft brings may be long ago: nobody has told how far the others are.
 				w.muted(true)
 				begin, real := time.Now(), realTime()
 				away = away.again()
-				time.Sleep(3 * time.Second)
+				pass(3 * time.Second)
 				if away.Ready() || away.Current() {
 					w.t.Fatal("ready before it heard the leader's index")
 				}
 				w.muted(false)
 				for !away.Ready() {
-					time.Sleep(time.Millisecond)
+					pass(time.Millisecond)
 				}
 				if n := away.AgentCount(); n != writes {
 					w.t.Errorf("ready with %d of %d agents", n, writes)
@@ -87,7 +87,7 @@ func TestWipedNodeRejoins(t *testing.T) {
 	bubble(t, func(w *world) {
 		w.form(3)
 		load := w.load(3)
-		time.Sleep(time.Second)
+		pass(time.Second)
 		old := w.others(w.leader())[0]
 		fresh := filepath.Join(w.base, "fresh")
 		var i int
@@ -161,7 +161,7 @@ func TestServers(t *testing.T) {
 	bubble(t, func(w *world) {
 		all := w.form(3)
 		fill(w, "a", 10)
-		time.Sleep(2 * time.Second)
+		pass(2 * time.Second)
 		leader := w.leader()
 		applied, _ := leader.State()
 		servers, err := leader.Servers()
@@ -173,7 +173,7 @@ func TestServers(t *testing.T) {
 		}
 		w.others(leader)[0].stop()
 		fill(w, "b", 10)
-		time.Sleep(10 * time.Second)
+		pass(10 * time.Second)
 		servers, err = leader.Servers()
 		must(w.t, err)
 		if i := slices.IndexFunc(servers, func(s raftstore.Server) bool { return s.Lag > 0 }); i < 0 || servers[i].Age < 9*time.Second {
@@ -190,7 +190,7 @@ func TestFormatRises(t *testing.T) {
 		all[0].KnowFormat(2)
 		all[1].KnowFormat(2)
 		all[2].stop()
-		time.Sleep(time.Minute)
+		pass(time.Minute)
 		if f := all[0].Status().Format; f != 1 {
 			w.t.Fatalf("format %d although a server has not said that it knows it", f)
 		}

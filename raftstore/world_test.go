@@ -379,3 +379,6 @@ func (p peers) State(ctx context.Context, id string) (state raftstore.PeerState,
 	})
 	return state, err
 }
+
+// pass lets so much of the bubble's time pass.
+func pass(d time.Duration) { time.Sleep(d) }
