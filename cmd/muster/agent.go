@@ -5,16 +5,12 @@ package main
 
 import (
 	"fmt"
-	"io"
 	"maps"
 	"net/http"
 	"net/url"
-	"os"
 	"slices"
 	"strconv"
 	"strings"
-
-	"go.yaml.in/yaml/v3"
 
 	"muster/internal/apiclient"
 	"muster/internal/apiv1"
@@ -144,13 +140,26 @@ func (agentConfigGetCmd) Run(a *app) error {
 }
 
 type agentConfigSetCmd struct {
-	File string `help:"JSON or YAML, as 'default-config get -o json' prints it; - reads standard input." required:"" placeholder:"FILE"`
+	File string `help:"JSON or YAML: a list of items, or what 'default-config get -o json' prints; - reads standard input." required:"" placeholder:"FILE"`
+}
+
+// Help shows what a file holds; kong calls it.
+func (agentConfigSetCmd) Help() string {
+	return `Agents that have no config of their own get this list of items instead of the one before. A file in YAML:
+
+    config:
+      - name: driver
+        type: tar.gz
+        version: "1.7"
+        sha256: 8f43…
+        signature: 51ce…
+        download_url: [https://mirror.example/driver-1.7.tar.gz]`
 }
 
 // Run replaces the default config.
 func (c *agentConfigSetCmd) Run(a *app) error {
-	var in apiv1.DefaultConfig
-	if err := a.readDocument(c.File, &in); err != nil {
+	in, err := a.readConfig(c.File)
+	if err != nil {
 		return err
 	}
 	var out apiv1.DefaultConfig
@@ -158,33 +167,4 @@ func (c *agentConfigSetCmd) Run(a *app) error {
 		return err
 	}
 	return a.done(out, "The default config has %s now, revision %d.", plural(len(out.Config), "item"), out.Revision)
-}
-
-// readDocument reads JSON or YAML from a file, or from standard input for "-",
-// and refuses names that the API does not know.
-func (a *app) readDocument(file string, into any) error {
-	text, err := a.readInput(file)
-	if err != nil {
-		return err
-	}
-	var loose any
-	if err := yaml.Unmarshal(text, &loose); err != nil {
-		return fmt.Errorf("%s is neither JSON nor YAML: %w", file, err)
-	}
-	if err := decodeStrict(loose, into); err != nil {
-		return fmt.Errorf("%s: %w", file, err)
-	}
-	return nil
-}
-
-// readInput reads a file whole, or standard input for "-".
-func (a *app) readInput(file string) ([]byte, error) {
-	if file == "-" {
-		b, err := io.ReadAll(a.in)
-		if err != nil {
-			return nil, fmt.Errorf("read standard input: %w", err)
-		}
-		return b, nil
-	}
-	return os.ReadFile(file)
 }

@@ -4,8 +4,6 @@
 package main
 
 import (
-	"bytes"
-	"encoding/json"
 	"fmt"
 	"net/http"
 	"slices"
@@ -110,15 +108,4 @@ func (a *app) agentIDs(ids []string, file string) ([]string, error) {
 		return nil, err
 	}
 	return append(slices.Clone(ids), strings.Fields(string(text))...), nil
-}
-
-// decodeStrict moves a loose document into a type, refusing unknown names.
-func decodeStrict(loose, into any) error {
-	b, err := json.Marshal(loose)
-	if err != nil {
-		return fmt.Errorf("a name in it is not text: %w", err)
-	}
-	dec := json.NewDecoder(bytes.NewReader(b))
-	dec.DisallowUnknownFields()
-	return dec.Decode(into)
 }

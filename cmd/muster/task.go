@@ -153,8 +153,11 @@ func (c *taskCreateCmd) Run(a *app) error {
 func (c *taskCreateCmd) command(a *app) (apiv1.Command, error) {
 	switch {
 	case c.ConfigFile != "":
-		items, err := a.readConfigItems(c.ConfigFile)
-		return apiv1.Command{Config: items}, err
+		config, err := a.readConfig(c.ConfigFile)
+		if err == nil && len(config.Config) == 0 {
+			err = fmt.Errorf("%s: the list of items is empty: agents keep what they have", c.ConfigFile)
+		}
+		return apiv1.Command{Config: config.Config}, err
 	case c.Plugin == "" || c.DataType == 0:
 		return apiv1.Command{}, usage("no work: give --plugin NAME and --data-type N, or --config-file FILE")
 	}
@@ -167,27 +170,6 @@ func (c *taskCreateCmd) command(a *app) (apiv1.Command, error) {
 		data = string(text)
 	}
 	return apiv1.Command{Task: &apiv1.AgentTask{DataType: c.DataType, Name: c.Plugin, Data: data}}, nil
-}
-
-// readConfigItems reads a list of items, or a default config for its items.
-func (a *app) readConfigItems(file string) ([]apiv1.ConfigItem, error) {
-	var loose any
-	if err := a.readDocument(file, &loose); err != nil {
-		return nil, err
-	}
-	var items []apiv1.ConfigItem
-	var whole apiv1.DefaultConfig
-	var err error
-	if _, isList := loose.([]any); isList {
-		err = decodeStrict(loose, &items)
-	} else {
-		err = decodeStrict(loose, &whole)
-		items = whole.Config
-	}
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", file, err)
-	}
-	return items, nil
 }
 
 type taskRunCmd struct {
