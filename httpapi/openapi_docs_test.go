@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -181,6 +182,9 @@ func writeMembers(b *bytes.Buffer, s schema) {
 	}
 }
 
+// plainNumber is a bound without an exponent, which nobody can paste.
+func plainNumber(f float64) string { return strconv.FormatFloat(f, 'f', -1, 64) }
+
 // typeName says in a word or two what a schema takes.
 func typeName(s schema) string {
 	name := s.Type
@@ -204,7 +208,7 @@ func typeName(s schema) string {
 		name = "any"
 	}
 	if s.Minimum != nil && s.Maximum != nil {
-		name += fmt.Sprintf(", %v to %v", *s.Minimum, *s.Maximum)
+		name += ", " + plainNumber(*s.Minimum) + " to " + plainNumber(*s.Maximum)
 	}
 	if s.Default != nil {
 		name += fmt.Sprintf(", default %v", s.Default)

@@ -113,6 +113,9 @@ func (a *API) v1CreateToken(w http.ResponseWriter, r *http.Request, c *call, in 
 	if err != nil {
 		return err
 	}
+	if wider(fleet.Role(in.Role), who.Role()) {
+		return fleet.Invalid("role", "%s may do more than %s, the role of %s: a token cannot", in.Role, who.Role(), who.Name)
+	}
 	text, hash := newToken()
 	now := a.opts.Now()
 	t := fleet.Token{
@@ -172,6 +175,11 @@ func (a *API) tokenOwner(r *http.Request, in apiv1.NewToken) (fleet.User, fleet.
 	}
 	u, err := a.opts.State.Users.User(who.User)
 	return u, role, err
+}
+
+// wider tells whether a role grants something that the other does not.
+func wider(role, than fleet.Role) bool {
+	return slices.ContainsFunc(allPermissions(), func(p fleet.Permission) bool { return role.May(p) && !than.May(p) })
 }
 
 func allPermissions() []fleet.Permission {

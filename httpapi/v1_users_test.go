@@ -91,6 +91,10 @@ func TestV1Tokens(t *testing.T) {
 	w.v1("POST /v1/tasks", by(secret, `{}`), 403) // narrowed
 	w.v1("POST /v1/tokens", by(secret, `{"role":"operator"}`), 403)
 	equal(t, "inherited", "viewer", w.v1("POST /v1/tokens", by(secret, `{}`), 201)["role"])
+	wide := w.v1("POST /v1/tokens", request{body: `{"username":"viewer","password":"secret","role":"operator"}`}, 400)
+	equal(t, "wider than the user's", "role", wide["field"])
+	wide = w.v1("POST /v1/tokens", request{as: fleet.RoleOperator, body: `{"role":"rule-editor"}`}, 400) // less in one thing, more in another
+	equal(t, "wider than the user's", "role", wide["field"])
 
 	own := w.v1("GET /v1/tokens", by(secret, ""), 200)
 	equal(t, "own", []any{"operator", "operator", "operator"}, items(own, "user"))
