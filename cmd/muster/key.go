@@ -4,8 +4,11 @@
 package main
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"net/http"
+	"os"
 	"path/filepath"
 	"strings"
 
@@ -88,24 +91,51 @@ type pkiCmd struct {
 }
 
 type pkiAgentBundleCmd struct {
-	Name    string `help:"Make a fleet certificate of this name, good for any agent: what stock agents have." placeholder:"NAME" xor:"whose" required:""`
-	AgentID string `help:"Make a certificate that is good for this agent alone." placeholder:"ID" xor:"whose" required:""`
+	Name    string `help:"Make a fleet certificate of this name, good for any agent: what stock agents have." placeholder:"NAME" xor:"whose"`
+	AgentID string `help:"Make a certificate that is good for this agent alone." placeholder:"ID" xor:"whose"`
 	Out     string `help:"Directory for ca.crt, client.crt and client.key." required:"" placeholder:"DIR"`
+	Force   bool   `help:"Replace files that are there already."`
+}
+
+// bundleFiles are made by agent-bundle.
+var bundleFiles = [...]string{"ca.crt", "client.crt", "client.key"}
+
+// checkFree refuses to replace files: the key of agents that run exists nowhere
+// else.
+func (c *pkiAgentBundleCmd) checkFree() error {
+	if c.Force {
+		return nil
+	}
+	for _, name := range bundleFiles {
+		file := filepath.Join(c.Out, name)
+		switch _, err := os.Lstat(file); {
+		case err == nil:
+			return fmt.Errorf("%s exists: name another --out, or replace what is there with --force", file)
+		case !errors.Is(err, fs.ErrNotExist):
+			return fmt.Errorf("look into --out: %w", err)
+		}
+	}
+	return nil
 }
 
 // Run makes and keeps the files.
 func (c *pkiAgentBundleCmd) Run(a *app) error {
 	in := apiv1.NewAgentBundle{Kind: "fleet", Name: c.Name}
-	if c.AgentID != "" {
+	switch {
+	case c.AgentID != "":
 		in = apiv1.NewAgentBundle{Kind: "agent", AgentID: c.AgentID}
+	case c.Name == "":
+		return usage("whose? give --name NAME for all agents, or --agent-id ID for one")
+	}
+	if err := c.checkFree(); err != nil {
+		return err
 	}
 	var out apiv1.AgentBundle
 	if err := a.call(http.MethodPost, "/v1/pki/agent-bundles", in, &out); err != nil {
 		return err
 	}
-	files := []struct{ name, pem string }{{"ca.crt", out.CA}, {"client.crt", out.Cert}, {"client.key", out.Key}}
-	for _, f := range files {
-		if err := writePrivate(filepath.Join(c.Out, f.name), []byte(f.pem)); err != nil {
+	for i, pem := range []string{out.CA, out.Cert, out.Key} {
+		if err := writePrivate(filepath.Join(c.Out, bundleFiles[i]), []byte(pem)); err != nil {
 			return err
 		}
 	}

@@ -164,7 +164,8 @@ func TestExitCodes(t *testing.T) {
 		{"user add eve", 2, "--role"},
 		{"user add eve --role god", 2, "god"},
 		{"user add eve --role viewer", 2, "no password"},
-		{"pki agent-bundle --out x", 2, "--name"},
+		{"pki agent-bundle --out x", 2, "--name NAME for all agents, or --agent-id ID"},
+		{"pki agent-bundle --out x --name a --agent-id b", 2, "can't be used together"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.args, func(t *testing.T) {
@@ -244,7 +245,11 @@ func TestAgentBundle(t *testing.T) {
 			t.Errorf("%s: %q, %v", name, b, err)
 		}
 	}
-	f.muster(t, "", "pki", "agent-bundle", "--agent-id", "a1", "--out", dir)
+	r = f.muster(t, "", "pki", "agent-bundle", "--agent-id", "a1", "--out", dir)
+	if r.code != exitFailed || len(f.asked) != 1 || !strings.Contains(r.err, "ca.crt exists") || !strings.Contains(r.err, "--force") {
+		t.Errorf("over another bundle: %+v, asked %v", r, f.asked)
+	}
+	f.muster(t, "", "pki", "agent-bundle", "--agent-id", "a1", "--out", dir, "--force")
 	if f.asked[1] != `POST /v1/pki/agent-bundles {"kind":"agent","agent_id":"a1"}` {
 		t.Errorf("asked %s", f.asked[1])
 	}
