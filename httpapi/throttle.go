@@ -83,6 +83,10 @@ func (t *loginThrottle) begin(user, addr string, now time.Time) (wait time.Durat
 		}
 	}
 	t.pairs.update(pair, func(g *guesses) bool {
+		// Another try may have come in between.
+		if wait = g.until.Sub(now); wait > 0 {
+			return true
+		}
 		g.wrong++
 		g.last = now
 		if over := g.wrong - freeGuesses; over >= 0 {
@@ -90,6 +94,13 @@ func (t *loginThrottle) begin(user, addr string, now time.Time) (wait time.Durat
 		}
 		return true
 	})
+	if wait > 0 {
+		if !known {
+			giveBack(t.addrs, addr)
+			giveBack(t.users, user)
+		}
+		return wait, false
+	}
 	return 0, true
 }
 
