@@ -71,9 +71,13 @@ func (c *agentShowCmd) Run(a *app) error {
 	t.add("Hostname", dash(g.Hostname))
 	t.add("State", g.State+", last seen "+a.age(g.LastSeen)+", first "+a.age(g.FirstSeen))
 	t.add("Node", dash(g.Node))
-	if s := g.Session; s != nil {
-		t.add("Stream", fmt.Sprintf("from %s, connected %s, %s records", s.RemoteAddr, a.age(s.ConnectedAt), count(s.Records)))
+	stream := "none"
+	if s := g.Session; s == nil && g.State != "offline" {
+		stream = "not on the node that was asked"
+	} else if s != nil {
+		stream = fmt.Sprintf("from %s, connected %s, %s records", s.RemoteAddr, a.age(s.ConnectedAt), count(s.Records))
 	}
+	t.add("Stream", stream)
 	t.add("Version", dash(strings.TrimSpace(g.Product+" "+g.Version)))
 	t.add("Addresses", dash(strings.Join(slices.Concat(g.IntranetIPv4, g.ExtranetIPv4, g.IntranetIPv6, g.ExtranetIPv6), ", ")))
 	t.add("Tags", dash(strings.Join(g.Tags, ", ")))

@@ -66,7 +66,7 @@ func (a *app) explain(err error) string {
 		return "interrupted"
 	case apiclient.IsStatus(err, http.StatusUnauthorized):
 		return err.Error() + " (make a token: muster token new --user NAME --password-file FILE)"
-	case apiclient.IsStatus(err, http.StatusForbidden):
+	case apiclient.IsStatus(err, http.StatusForbidden) && !strings.Contains(err.Error(), "plain HTTP"):
 		return err.Error() + " (see whose token this is: muster token list)"
 	}
 	return err.Error()
@@ -115,6 +115,9 @@ func (a *app) token() (string, error) {
 	b, err := os.ReadFile(file)
 	if errors.Is(err, fs.ErrNotExist) && a.flags.TokenFile == "" {
 		return "", nil
+	}
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", fmt.Errorf("there is no token file %[1]s: make one: muster token new --user NAME --password-file FILE --out %[1]s", file)
 	}
 	if err != nil {
 		return "", fmt.Errorf("read the token: %w", err)

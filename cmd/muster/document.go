@@ -78,7 +78,10 @@ func checkConfig(loose any) error {
 		}
 	}
 	if !ok || !listed {
-		return errors.New("there is no list of items in it: give one, alone or as the member config (config: [] for none)")
+		return errors.New("there is no list of items in it: give one, alone or as the member config")
+	}
+	if len(items) == 0 {
+		return errors.New("the list of items is empty: agents would delete their plugins")
 	}
 	for i, item := range items {
 		if err := checkItem(fmt.Sprintf("config[%d]", i), item); err != nil {

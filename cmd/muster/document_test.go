@@ -37,8 +37,8 @@ func TestConfigDocuments(t *testing.T) {
 		{"text", "driver", both, "no list of items"},
 		{"null", "config:", both, "no list of items"},
 		{"half", "{config: [", both, "neither JSON nor YAML"},
-		{"empty", "config: []", [][]string{create}, "the list of items is empty"},
-		{"empty list", "[]", [][]string{create}, "the list of items is empty"},
+		{"empty", "config: []", both, "the list of items is empty"},
+		{"empty list", "[]", both, "the list of items is empty"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -59,8 +59,7 @@ func TestConfigDocuments(t *testing.T) {
 func TestConfigDocumentShapes(t *testing.T) {
 	for text, want := range map[string]string{
 		`- {name: driver, version: "1.7", download_url: [https://x/y]}`: `{"config":[{"name":"driver","version":"1.7","download_url":["https://x/y"]}]}`,
-		`[]`:                                     `{"config":[]}`,
-		`{"config":[{"name":"x"}],"revision":8}`: `{"config":[{"name":"x"}],"revision":8}`,
+		`{"config":[{"name":"x"}],"revision":8}`:                        `{"config":[{"name":"x"}],"revision":8}`,
 	} {
 		f := newFakeNode(t, someAnswers())
 		r := f.muster(t, text, "agent", "default-config", "set", "--file", "-")

@@ -116,6 +116,8 @@ func TestRequests(t *testing.T) {
 func TestExitCodes(t *testing.T) {
 	f := newFakeNode(t, map[string]any{
 		"GET /v1/users":            apiv1.Problem{Status: 401, Code: "unauthenticated", Detail: "a valid token is needed"},
+		"GET /v1/nodes":            apiv1.Problem{Status: 403, Code: "forbidden", Detail: "credentials are not taken over plain HTTP: use https"},
+		"POST /v1/tags/y/agents":   apiv1.TagResult{Unknown: []string{"nope"}},
 		"GET /v1/keys":             apiv1.Problem{Status: 403, Code: "forbidden", Detail: "this needs admin"},
 		"POST /v1/tokens":          apiv1.Problem{Status: 401, Code: "unauthenticated", Detail: "wrong"},
 		"POST /v1/tags/x/agents":   apiv1.TagResult{Changed: 1, Unknown: []string{"a9"}},
@@ -135,6 +137,8 @@ func TestExitCodes(t *testing.T) {
 		{"user list", 1, "a valid token is needed (make a token: muster token new --user NAME --password-file FILE)"},
 		{"key list", 1, "this needs admin (see whose token this is: muster token list)"},
 		{"token new --user eve --password-file - --out -", 1, "log in as eve: wrong user name or password"},
+		{"node list", 1, "plain HTTP: use https\n"},
+		{"tag add y nope", 1, "no agent has the ID nope\n"},
 		{"tag add x a1 a9", 1, "no agent has the ID a9"},
 		{"task run 1", 1, "it has ended"},
 		{"task show 1", 1, "there is no /v1/tasks/1"},
@@ -142,7 +146,7 @@ func TestExitCodes(t *testing.T) {
 		{"status --addr http://127.0.0.1:1", 1, "is the node running"},
 		{"status --ca /nowhere", 1, "read --ca"},
 		{"status --ca " + empty, 1, "holds no certificate in PEM"},
-		{"status --token-file /nowhere", 1, "read the token"},
+		{"status --token-file /nowhere", 1, "there is no token file /nowhere: make one: muster token new --user NAME --password-file FILE --out /nowhere"},
 		{"status --token-file " + empty, 1, "is empty"},
 		{"agent default-config set --file " + os.Args[0], 1, "neither JSON nor YAML"},
 
@@ -172,6 +176,9 @@ func TestExitCodes(t *testing.T) {
 			r := f.muster(t, "wrong", strings.Fields(tt.args)...)
 			if r.code != tt.code || !strings.Contains(r.err, tt.err) {
 				t.Errorf("exit code %d, %q; want %d, %q", r.code, r.err, tt.code, tt.err)
+			}
+			if tt.args == "tag add y nope" && r.out != "" {
+				t.Errorf("printed %q before the error", r.out)
 			}
 			if strings.Count(r.err, "\n") != 1 || !strings.HasPrefix(r.err, "muster: ") {
 				t.Errorf("not one line: %q", r.err)
@@ -226,6 +233,19 @@ func TestPasswordOfEnvironment(t *testing.T) {
 	code := run(t.Context(), []string{"token", "new", "--user", "eve", "--out", "-"}, streams{strings.NewReader(""), &out, &errs, time.Now})
 	if code != exitOK || !strings.Contains(fmt.Sprint(f.asked), `"password":"of the environment"`) {
 		t.Errorf("exit code %d, asked %v: %s", code, f.asked, &errs)
+	}
+}
+
+// An agent without a stream says so; one whose stream is elsewhere is not
+// called disconnected.
+func TestStreamOfAgent(t *testing.T) {
+	f := newFakeNode(t, map[string]any{
+		"GET /v1/agents/gone": apiv1.Agent{ID: "gone", State: "offline"}, "GET /v1/agents/elsewhere": apiv1.Agent{ID: "elsewhere", State: "running", Node: "n2"},
+	})
+	for id, want := range map[string]string{"gone": "Stream     none\n", "elsewhere": "Stream     not on the node that was asked\n"} {
+		if r := f.muster(t, "", "agent", "show", id); !strings.Contains(r.out, want) {
+			t.Errorf("%s lacks %q:\n%s", id, want, r.out)
+		}
 	}
 }
 

@@ -89,8 +89,11 @@ func (c *taggedAgents) change(a *app, request func([]string) apiv1.TagAgents) er
 		all.Changed += one.Changed
 		all.Unknown = append(all.Unknown, one.Unknown...)
 	}
-	if err := a.done(all, "Changed %d of %s.", all.Changed, plural(len(ids), "agent")); err != nil {
-		return err
+	// Programs get the answer in any case, people only if something changed.
+	if a.flags.Output != "table" || all.Changed > 0 || len(all.Unknown) == 0 {
+		if err := a.done(all, "Changed %d of %s.", all.Changed, plural(len(ids), "agent")); err != nil {
+			return err
+		}
 	}
 	if len(all.Unknown) > 0 {
 		return fmt.Errorf("no agent has the ID %s", few(all.Unknown))

@@ -154,9 +154,6 @@ func (c *taskCreateCmd) command(a *app) (apiv1.Command, error) {
 	switch {
 	case c.ConfigFile != "":
 		config, err := a.readConfig(c.ConfigFile)
-		if err == nil && len(config.Config) == 0 {
-			err = fmt.Errorf("%s: the list of items is empty: agents keep what they have", c.ConfigFile)
-		}
 		return apiv1.Command{Config: config.Config}, err
 	case c.Plugin == "" || c.DataType == 0:
 		return apiv1.Command{}, usage("no work: give --plugin NAME and --data-type N, or --config-file FILE")

@@ -104,6 +104,11 @@ func TestProblems(t *testing.T) {
 			429, `{"code":"throttled","detail":"slow down"}`,
 			"slow down (try again in 7 s)",
 		},
+		"throttled, and said so": {
+			map[string]string{"Content-Type": "application/problem+json", "Retry-After": "7"},
+			429, `{"code":"throttled","detail":"too many attempts: try again in 7 s"}`,
+			"too many attempts: try again in 7 s",
+		},
 		"a proxy's page": {map[string]string{"Content-Type": "text/html"}, 502, `<h1>no</h1>`, "ADDR answered 502 Bad Gateway"},
 		"another server": {nil, 404, `no such page`, "ADDR answered 404 Not Found: is it a Muster node's HTTP address (--http-addr or --https-addr)?"},
 		"a redirect":     {map[string]string{"Location": "https://else.where/"}, 302, ``, "ADDR answered 302 Found to https://else.where/: is that the address to use?"},

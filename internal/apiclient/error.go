@@ -35,7 +35,7 @@ func (e *Error) Error() string {
 	if e.Field != "" {
 		text = e.Field + ": " + text
 	}
-	if e.RetryAfterSeconds > 0 {
+	if e.RetryAfterSeconds > 0 && !strings.Contains(text, "try again in ") {
 		text += fmt.Sprintf(" (try again in %d s)", e.RetryAfterSeconds)
 	}
 	return text
