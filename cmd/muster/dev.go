@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"muster/internal/lifecycle"
@@ -49,7 +50,7 @@ func (c *devCmd) Run(a *app) error {
 	logger := newLogger(a.err, node.LogConfig{Format: "text", Level: level})
 	n, err := node.New(devConfig(dir), node.Env{Logger: logger, Build: buildInfo()})
 	if err != nil {
-		return err
+		return devNeeds(err)
 	}
 	parts := lifecycle.NewStack()
 	parts.Start("node", n.Run)
@@ -65,7 +66,7 @@ func (c *devCmd) show(a *app, n *node.Node, parts *lifecycle.Stack, dir string) 
 	select {
 	case <-n.Ready():
 	case err := <-parts.Failed():
-		return err
+		return devNeeds(err)
 	case <-a.ctx.Done():
 		return nil
 	}
@@ -78,6 +79,15 @@ func (c *devCmd) show(a *app, n *node.Node, parts *lifecycle.Stack, dir string) 
 	}
 	a.printf("%s", c.welcome(n, dir))
 	return a.live(n, parts.Failed())
+}
+
+// devNeeds says which ports a trial takes, if one of them is taken: it has no
+// flags for others.
+func devNeeds(err error) error {
+	if err == nil || !strings.Contains(err.Error(), "address already in use") {
+		return err
+	}
+	return fmt.Errorf("%w: muster dev needs ports 6701 6751 6752 7946 8088 free; muster server takes other addresses", err)
 }
 
 // directory is where the data goes, and what to do about it at the end.
@@ -137,9 +147,12 @@ func (c *devCmd) agents(n *node.Node) (*simagent.Fleet, error) {
 
 // welcome says where everything is and what to type.
 func (c *devCmd) welcome(n *node.Node, dir string) string {
-	url := "http://" + n.Addrs().HTTP[0]
-	program := os.Args[0]
-	token := filepath.Join(dir, "token")
+	return welcomeText(c.Agents, "http://"+n.Addrs().HTTP[0], n.PasswordFile(), os.Args[0], filepath.Join(dir, "token"))
+}
+
+// welcomeText holds nothing that must be filled in: each line works as it is
+// typed, in this order.
+func welcomeText(agents int, url, password, program, token string) string {
 	return fmt.Sprintf(`
 Muster runs on this machine: one node, an embedded Kafka, %d simulated agents.
 
@@ -149,15 +162,15 @@ Muster runs on this machine: one node, an embedded Kafka, %d simulated agents.
 
 Log in:
   curl --location --request POST %[2]s/api/v1/user/login --data-raw '{"username":"admin","password":"'"$(cat %[3]s)"'"}'
-then, with the token of the answer:
-  curl --location --request GET '%[2]s/api/v1/agent/getStatus?page_size=3' -H "token:..."
-or with this program:
+or with this program, which keeps the token in a file:
   %[4]s token new --user admin --password-file %[3]s --out %[5]s
+then ask with that token:
+  curl --location --request GET '%[2]s/api/v1/agent/getStatus?page_size=3' -H "token: $(cat %[5]s)"
   %[4]s agent list --token-file %[5]s
 
 Ctrl-C ends it.
 
-`, c.Agents, url, n.PasswordFile(), program, token)
+`, agents, url, password, program, token)
 }
 
 // live prints one line a second until a signal comes or a part fails.
