@@ -38,7 +38,7 @@ func TestDevNeedsPorts(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 	other := errors.New("disk full")
-	if err := devNeeds(other); err != other {
+	if err := devNeeds(other); !errors.Is(err, other) || err.Error() != "disk full" {
 		t.Errorf("%v", err)
 	}
 	if err := devNeeds(nil); err != nil {

@@ -34,6 +34,9 @@ func (a *app) readConfig(file string) (apiv1.DefaultConfig, error) {
 	if err != nil {
 		return config, err
 	}
+	if file == "-" {
+		file = "standard input"
+	}
 	var loose any
 	if err := yaml.Unmarshal(text, &loose); err != nil {
 		return config, fmt.Errorf("%s is neither JSON nor YAML: %w", file, err)

@@ -100,10 +100,14 @@ func TestRequests(t *testing.T) {
 		t.Run(strings.Join(strings.Fields(tt.args)[:2], " "), func(t *testing.T) {
 			f := newFakeNode(t, someAnswers())
 			r := f.muster(t, tt.stdin, strings.Fields(tt.args)...)
-			if r.code != exitOK || r.err != "" && !strings.HasPrefix(tt.args, "key add") {
+			if r.code != exitOK || r.err != "" && !strings.HasPrefix(tt.args, "key add") && !strings.Contains(r.err, "warning") {
 				t.Fatalf("exit code %d: %s", r.code, r.err)
 			}
-			if diff := cmp.Diff([]string{tt.asked}, f.asked); diff != "" {
+			asked := f.asked
+			if strings.HasPrefix(tt.args, "task create") {
+				asked = asked[:1] // then it looks for the plugin: TestUnreportedPlugin
+			}
+			if diff := cmp.Diff([]string{tt.asked}, asked); diff != "" {
 				t.Errorf("asked (-want +got):\n%s", diff)
 			}
 			if tt.out != "" && strings.TrimSpace(r.out) != tt.out {
@@ -310,9 +314,9 @@ func TestHelpShowsDefaults(t *testing.T) {
 				t.Errorf("%s --help lacks %q:\n%s", args, want, r.out)
 			}
 		}
-		for flag := range strings.SplitSeq(text, " --") {
-			if strings.Count(flag, "efault: ") > 1 {
-				t.Errorf("%s --help says a default twice: %s", args, flag)
+		for part := range strings.SplitSeq(text, " --") {
+			if strings.Count(part, "efault: ") > 1 {
+				t.Errorf("%s --help says a default twice: %s", args, part)
 			}
 		}
 	}

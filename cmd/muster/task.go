@@ -6,6 +6,8 @@ package main
 import (
 	"fmt"
 	"net/http"
+	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -143,11 +145,57 @@ func (c *taskCreateCmd) Run(a *app) error {
 	if err := a.call(http.MethodPost, "/v1/tasks", in, &out); err != nil {
 		return err
 	}
+	if in.Command.Task != nil {
+		c.warnUnreported(a, in)
+	}
 	next := "watch it: muster task show " + out.ID
 	if c.Hold {
 		next = "run it: muster task run " + out.ID
 	}
 	return a.done(out, "Task %s for %s; %s", out.ID, plural(out.Counts.Total, "agent"), next)
+}
+
+// Who is asked about before a warning: a few, because it is only a warning.
+const (
+	warnOneByOne  = 10
+	warnPageLimit = 200
+	agentProduct  = "elkeid-agent" // does work itself, without a plugin
+)
+
+// warnUnreported says on the error stream when none of the targets, as far as a
+// few questions tell, reports the plugin: it may be misspelt. The task stands.
+func (c *taskCreateCmd) warnUnreported(a *app, in apiv1.NewTask) {
+	if c.Plugin == agentProduct {
+		return
+	}
+	client, err := a.client()
+	if err != nil {
+		return
+	}
+	defer client.Close()
+	var agents []apiv1.Agent
+	if len(in.Agents) > 0 {
+		for _, id := range in.Agents[:min(len(in.Agents), warnOneByOne)] {
+			var g apiv1.Agent
+			if client.Do(a.ctx, http.MethodGet, apiclient.Path("v1", "agents", id), nil, &g) == nil {
+				agents = append(agents, g)
+			}
+		}
+	} else {
+		query := url.Values{}
+		if in.Tag != "" {
+			query.Set("tag", in.Tag)
+		}
+		agents, _ = apiclient.Collect[apiv1.Agent](a.ctx, client, "/v1/agents", query, warnPageLimit)
+	}
+	for _, g := range agents {
+		if g.Product == c.Plugin || slices.ContainsFunc(g.Plugins, func(p apiv1.Plugin) bool { return p.Name == c.Plugin }) {
+			return
+		}
+	}
+	if len(agents) > 0 {
+		_, _ = fmt.Fprintf(a.err, "muster: warning: of %s looked at, none reports the plugin %s: is it spelt so?\n", plural(len(agents), "agent"), oneLine(c.Plugin))
+	}
 }
 
 func (c *taskCreateCmd) command(a *app) (apiv1.Command, error) {
