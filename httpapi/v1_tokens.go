@@ -114,7 +114,7 @@ func (a *API) v1CreateToken(w http.ResponseWriter, r *http.Request, c *call, in 
 		return err
 	}
 	if wider(fleet.Role(in.Role), who.Role()) {
-		return fleet.Invalid("role", "%s may do more than %s, the role of %s: a token cannot", in.Role, who.Role(), who.Name)
+		return fleet.Invalid("role", "%s may do more than %s, the role of %s: a token only narrows what its user may do", in.Role, who.Role(), who.Name)
 	}
 	text, hash := newToken()
 	now := a.opts.Now()
