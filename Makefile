@@ -110,15 +110,15 @@ bench: ## run the benchmarks (PKG=./agentrpc/... BENCHTIME=1s)
 
 # The same commit gives the same bytes, whoever builds it and when.
 .PHONY: dist
-dist: ## build dist/: a static binary in a tarball for each of PLATFORMS, and SHA256SUMS
+dist: ## build dist/: a tarball for each of PLATFORMS (static binary, docs, unit, sample settings), and SHA256SUMS
 	rm -rf dist && mkdir -p dist
 	@for platform in $(PLATFORMS); do \
 		os=$${platform%/*} arch=$${platform#*/}; name=muster-$(VERSION)-$$os-$$arch; \
 		echo "dist/$$name.tar.gz"; \
 		mkdir dist/$$name; \
 		GOOS=$$os GOARCH=$$arch CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags '-s -w $(LDFLAGS)' -o dist/$$name/muster ./cmd/muster; \
-		cp LICENSE $(wildcard README*.md CHANGELOG.md) dist/$$name/; \
-		tar -C dist --sort=name --owner=0 --group=0 --numeric-owner --mtime="@$$(git log -1 --format=%ct 2>/dev/null || echo 0)" -cf - $$name | gzip -n9 >dist/$$name.tar.gz; \
+		cp -r LICENSE $(wildcard README*.md CHANGELOG.md) docs deploy dist/$$name/; \
+		tar -C dist --sort=name --mode=u=rwX,go=rX --owner=0 --group=0 --numeric-owner --mtime="@$$(git log -1 --format=%ct 2>/dev/null || echo 0)" -cf - $$name | gzip -n9 >dist/$$name.tar.gz; \
 		rm -rf dist/$$name; \
 	done
 	cd dist && sha256sum *.tar.gz >SHA256SUMS && cat SHA256SUMS

@@ -10,4 +10,6 @@
 // then Append waits.
 //
 // An Embedded is a broker inside this process for a node without a Kafka.
+//
+// DESIGN.md has the formats and the reasons.
 package recordlog
