@@ -187,9 +187,10 @@ func (n *node) echoRaft() {
 	})
 }
 
-// count returns a counter's value; labels are name, value pairs.
+// count returns a counter's value, in a bubble; labels are name, value pairs.
 func (n *node) count(name string, labels ...string) float64 {
 	n.w.t.Helper()
+	synctest.Wait() // until what is under way has been counted
 	families, err := n.metrics.Gather()
 	if err != nil {
 		n.w.t.Fatal(err)
