@@ -23,8 +23,6 @@ const (
 	DataTypeVerification    DataType = 5101 // stored as a result's text, leaves the state alone
 	DataTypeScanFinished    DataType = 6000
 	DataTypeScanPath        DataType = 6053 // task for the scanner
-	DataTypeScanAll         DataType = 6057 // task for the scanner
-	DataTypeBaseline        DataType = 8000 // task for the baseline plugin, and its result
 	DataTypeBaselineStatus  DataType = 8010
 )
 

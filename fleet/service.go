@@ -15,7 +15,6 @@ const (
 	ServiceAgents = "hids_svr_grpc" // what agents look for
 	ServiceHTTP   = "hids_svr_http" // its HTTPS listener
 	ServiceAPI    = "muster_api"    // its plain HTTP listener
-	ServiceHub    = "muster_hub"
 )
 
 // Limits of what a service may register.
