@@ -262,7 +262,7 @@ func FuzzDecompress(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, name string, data []byte) {
 		if name == grpccodec.None || !grpccodec.Known(name) {
-			t.Skip()
+			t.Skip("no name of a compressor")
 		}
 		c := compressor(t, name)
 		out, err := unpack(c, data, 1<<20)
