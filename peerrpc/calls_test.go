@@ -36,7 +36,7 @@ func TestCalls(t *testing.T) {
 			return []byte{'#', got[0]}, 42, nil
 		}
 		b.handler.readIndex = func(context.Context) (uint64, error) { return 41, nil }
-		b.handler.state = peerrpc.NodeState{
+		b.handler.state = fleet.NodeState{
 			Applied: 40, Hash: "beef", MarkIndex: 32, MarkHash: "dead", Format: 2, Term: 3, Leader: b.id, Ready: true,
 		}
 		c := a.port.Client(b.id)
@@ -136,7 +136,7 @@ func TestDeadlines(t *testing.T) {
 func TestPeerComesAndGoes(t *testing.T) {
 	inBubble(t, func(t *testing.T, w *world) {
 		a, b := w.start("a", "10.0.0.1"), w.start("b", "10.0.0.2")
-		b.handler.state = peerrpc.NodeState{Applied: 1}
+		b.handler.state = fleet.NodeState{Applied: 1}
 		c := a.port.Client(b.id)
 		call := func() error {
 			ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)

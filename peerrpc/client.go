@@ -62,13 +62,13 @@ func (c *Client) ReadIndex(ctx context.Context) (uint64, error) {
 }
 
 // NodeState asks how far the node's state is.
-func (c *Client) NodeState(ctx context.Context) (NodeState, error) {
+func (c *Client) NodeState(ctx context.Context) (fleet.NodeState, error) {
 	var resp *peerrpcpb.NodeStateResponse
 	err := c.call(ctx, "NodeState", func(ctx context.Context, p peerrpcpb.PeerClient) (err error) {
 		resp, err = p.NodeState(ctx, &peerrpcpb.NodeStateRequest{})
 		return err
 	})
-	return NodeState{
+	return fleet.NodeState{
 		Applied: resp.GetApplied(), Hash: resp.GetHash(), MarkIndex: resp.GetMarkIndex(), MarkHash: resp.GetMarkHash(),
 		Format: int(resp.GetFormat()), Term: resp.GetTerm(), Leader: resp.GetLeader(), Ready: resp.GetReady(),
 	}, err

@@ -20,6 +20,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"muster/fleet"
 	"muster/internal/memnet"
 	"muster/internal/pki"
 	"muster/peerrpc"
@@ -221,14 +222,14 @@ func (n *node) count(name string, labels ...string) float64 {
 type handler struct {
 	propose   func(ctx context.Context, entry []byte) ([]byte, uint64, error)
 	readIndex func(ctx context.Context) (uint64, error)
-	state     peerrpc.NodeState
+	state     fleet.NodeState
 }
 
 func (h *handler) Propose(ctx context.Context, entry []byte) ([]byte, uint64, error) {
 	return h.propose(ctx, entry)
 }
-func (h *handler) ReadIndex(ctx context.Context) (uint64, error)        { return h.readIndex(ctx) }
-func (h *handler) NodeState(context.Context) (peerrpc.NodeState, error) { return h.state, nil }
+func (h *handler) ReadIndex(ctx context.Context) (uint64, error)      { return h.readIndex(ctx) }
+func (h *handler) NodeState(context.Context) (fleet.NodeState, error) { return h.state, nil }
 
 type promiser func(c peerrpc.Candidate) error
 

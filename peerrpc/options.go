@@ -15,6 +15,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"muster/fleet"
 	"muster/internal/pki"
 )
 
@@ -35,21 +36,7 @@ type Handler interface {
 	// ReadIndex returns the index that a linearizable read must have applied.
 	ReadIndex(ctx context.Context) (uint64, error)
 	// NodeState tells how far this node's state is.
-	NodeState(ctx context.Context) (NodeState, error)
-}
-
-// NodeState is how far a node's state is. Hash is the logical hash at Applied.
-type NodeState struct {
-	Applied uint64
-	Hash    string
-	// MarkIndex and MarkHash are of a state that every member can still name a
-	// little later, to compare them; 0 if there is none yet.
-	MarkIndex uint64
-	MarkHash  string
-	Format    int // the highest replicated format that it can apply
-	Term      uint64
-	Leader    string // server ID of the one it follows; empty: none
-	Ready     bool
+	NodeState(ctx context.Context) (fleet.NodeState, error)
 }
 
 // Issuer makes certificates for nodes.

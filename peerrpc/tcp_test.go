@@ -26,7 +26,7 @@ func TestOverRealTCP(t *testing.T) {
 	a, b := w.start("a", "10.0.0.1", onLoopback), w.newcomer("b", "10.0.0.2", onLoopback)
 	wrong := w.newcomer("c", "10.0.0.3", onLoopback, otherSecret)
 	a.echoRaft()
-	a.handler.state = peerrpc.NodeState{Applied: 7}
+	a.handler.state = fleet.NodeState{Applied: 7}
 	for range 30 {
 		if _, err := wrong.port.Enrol(t.Context(), a.addr); !errors.Is(err, fleet.ErrUnauthenticated) && !errors.Is(err, fleet.ErrThrottled) {
 			t.Fatalf("wrong secret: %v", err)

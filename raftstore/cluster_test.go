@@ -37,7 +37,7 @@ func clusterOptions(dir, name string) (raftstore.Options, *raft.InmemTransport) 
 	opts.Tuning.SegmentBytes = 32 << 10 // entries stay readable until their whole segment is cut off
 	opts.Tuning.Election = 500 * time.Millisecond
 	_, trans := raft.NewInmemTransport(raft.ServerAddress(name))
-	opts.Transport = trans
+	opts.Transport = func(string) raft.Transport { return trans }
 	return opts, trans
 }
 
@@ -78,7 +78,7 @@ func TestSnapshotInstall(t *testing.T) {
 		must(t, err)
 		id2 := raft.ServerID(s2.ServerID())
 		must(t, s2.Close())
-		o2.Transport = t2
+		o2.Transport = func(string) raft.Transport { return t2 }
 		n2 := run(t, o2)
 		must(t, n1.Raft().AddNonvoter(id2, "n2", 0, time.Second).Error())
 		must(t, n2.WaitReady(within(t, time.Minute)))

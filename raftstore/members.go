@@ -54,22 +54,8 @@ func newMembers() members {
 	return members{changing: make(chan struct{}, 1), seen: make(map[string]sighting)}
 }
 
-// Server is one member of the cluster as Raft knows it.
-type Server struct {
-	ID, Name, Address string
-	Voter, Leader     bool
-	// Applied, Format and Age come from the server's last answer to the leader,
-	// Age ago. They are zero on other nodes than the leader, and for a server
-	// that did not answer since this leader was elected.
-	Applied uint64
-	Format  int
-	Age     time.Duration
-	// Lag is how many entries the server is behind the leader.
-	Lag uint64
-}
-
 // Servers returns all members in the order in which they were added.
-func (s *Store) Servers() ([]Server, error) {
+func (s *Store) Servers() ([]fleet.Server, error) {
 	r := s.raft.Load()
 	if r == nil {
 		return nil, fmt.Errorf("listing the servers: the store is not running: %w", fleet.ErrUnavailable)
@@ -82,10 +68,10 @@ func (s *Store) Servers() ([]Server, error) {
 	own := s.HandleState()
 	s.members.mu.Lock()
 	defer s.members.mu.Unlock()
-	var list []Server
+	var list []fleet.Server
 	for _, c := range f.Configuration().Servers {
 		id := string(c.ID)
-		server := Server{
+		server := fleet.Server{
 			ID: id, Name: nodeNameOf(id), Address: string(c.Address),
 			Voter: c.Suffrage == raft.Voter, Leader: c.ID == leader,
 		}

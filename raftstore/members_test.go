@@ -176,7 +176,7 @@ func TestServers(t *testing.T) {
 		pass(10 * time.Second)
 		servers, err = leader.Servers()
 		must(w.t, err)
-		if i := slices.IndexFunc(servers, func(s raftstore.Server) bool { return s.Lag > 0 }); i < 0 || servers[i].Age < 9*time.Second {
+		if i := slices.IndexFunc(servers, func(s fleet.Server) bool { return s.Lag > 0 }); i < 0 || servers[i].Age < 9*time.Second {
 			w.t.Errorf("%+v", servers)
 		}
 	})

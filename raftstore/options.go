@@ -27,10 +27,10 @@ type Options struct {
 	Dir string
 	// NodeName is the operator's name of this node. A directory belongs to one name.
 	NodeName string
-	// Transport reaches the other nodes, whose addresses its own
-	// ServerAddressProvider knows. Nil: this node stays alone. A transport
-	// that can be closed is closed when Run returns.
-	Transport raft.Transport
+	// Transport is called once by Run for what reaches the other nodes, whose
+	// addresses its own ServerAddressProvider knows. Nil: this node stays alone. A
+	// transport that can be closed is closed when Run returns.
+	Transport func(serverID string) raft.Transport
 	// Peers reaches the stores of the other nodes. Nil: writes and linearizable
 	// reads work on the leader only.
 	Peers Peers

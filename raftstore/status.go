@@ -41,11 +41,7 @@ func (s *Store) Bootstrap(ctx context.Context, clusterID string, ca []byte) erro
 	}
 	r := s.raft.Load()
 	if r.LastIndex() == 0 {
-		addr := raft.ServerAddress(s.serverID())
-		if s.opts.Transport != nil {
-			addr = s.opts.Transport.LocalAddr()
-		}
-		self := raft.Server{ID: raft.ServerID(s.serverID()), Address: addr}
+		self := raft.Server{ID: raft.ServerID(s.serverID()), Address: s.transport.LocalAddr()}
 		if err := s.await(ctx, r.BootstrapCluster(raft.Configuration{Servers: []raft.Server{self}})); err != nil {
 			return fmt.Errorf("founding a cluster: %w", err)
 		}

@@ -40,6 +40,8 @@ type Store struct {
 	files   *files
 	fsm     *fsm
 	raft    atomic.Pointer[raft.Raft]
+	// transport is set by Run, before raft is.
+	transport raft.Transport
 	// started is closed when raft runs, ready when this node was current once.
 	started, ready chan struct{}
 	// leadTerm is the term in which this node leads and has applied all before it.
@@ -172,11 +174,12 @@ func (s *Store) Close() error { return s.files.close() }
 func (s *Store) Run(ctx context.Context) (err error) {
 	defer func() { err = errors.Join(err, s.files.close()) }()
 	id := s.serverID()
-	trans := s.opts.Transport
-	if trans == nil {
-		_, trans = raft.NewInmemTransport(raft.ServerAddress(id))
+	if s.opts.Transport != nil {
+		s.transport = s.opts.Transport(id)
+	} else {
+		_, s.transport = raft.NewInmemTransport(raft.ServerAddress(id))
 	}
-	r, err := raft.NewRaft(s.opts.raftConfig(id), s.fsm, s.files.log, s.files.log, s.fsm.snaps, trans)
+	r, err := raft.NewRaft(s.opts.raftConfig(id), s.fsm, s.files.log, s.files.log, s.fsm.snaps, s.transport)
 	if err != nil {
 		return fmt.Errorf("starting raft: %w", err)
 	}

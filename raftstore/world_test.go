@@ -93,9 +93,11 @@ func (w *world) start(i int, dir string) *member {
 	opts.NodeName, opts.Peers = m.name, peers{m}
 	opts.Fatal = func(err error) { w.t.Errorf("node %s: %v", m.name, err) }
 	opts.Tuning.Election = 500 * time.Millisecond
-	opts.Transport = raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
-		Stream: layer{l, host}, MaxPool: 3, Timeout: 2 * time.Second, ServerAddressProvider: w, Logger: hclog.NewNullLogger(),
-	})
+	opts.Transport = func(string) raft.Transport {
+		return raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
+			Stream: layer{l, host}, MaxPool: 3, Timeout: 2 * time.Second, ServerAddressProvider: w, Logger: hclog.NewNullLogger(),
+		})
+	}
 	if w.tune != nil {
 		w.tune(&opts)
 	}
