@@ -7,6 +7,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"math"
+	"strconv"
 	"time"
 )
 
@@ -15,8 +16,9 @@ const MaxMetaBytes = 512
 
 // The facts' format: a version byte, the format number (2 bytes, big-endian), the
 // start (8 bytes, Unix seconds), then strings, each behind one byte of length, in
-// the order of metaStrings. A later release may append strings: decoders ignore
-// those that they do not know, and leave empty those that an older release lacks.
+// the order of metaStrings, and Expect in decimal, empty for 0. A later release may append strings:
+// decoders ignore those that they do not know, and leave empty those that an older
+// release lacks.
 const (
 	metaVersion     = 1
 	metaHeaderBytes = 11
@@ -37,6 +39,7 @@ type Member struct {
 	HTTPSAddr string    `json:"https_addr"`
 	SDAddr    string    `json:"sd_addr"`
 	NodeAddr  string    `json:"node_addr"`
+	Expect    int       `json:"expect"`  // its --bootstrap-expect while it belongs to no cluster; 0: it only joins
 	Started   time.Time `json:"started"` // whole seconds
 
 	Load       Load      `json:"load"`
@@ -65,7 +68,11 @@ func (m Member) EncodeMeta() ([]byte, error) {
 	b = append(b, metaVersion)
 	b = binary.BigEndian.AppendUint16(b, uint16(m.Format))
 	b = binary.BigEndian.AppendUint64(b, uint64(m.Started.Unix()))
-	for _, s := range m.metaStrings() {
+	expect := ""
+	if m.Expect > 0 {
+		expect = strconv.Itoa(m.Expect)
+	}
+	for _, s := range append(m.metaStrings(), &expect) {
 		if len(*s) > math.MaxUint8 {
 			return nil, Refuse(CodeTooLarge, "a fact about node %.40q is %d bytes long, at most %d are possible", m.NodeID, len(*s), math.MaxUint8)
 		}
@@ -92,8 +99,8 @@ func DecodeMeta(b []byte) (Member, error) {
 		Format:  int(binary.BigEndian.Uint16(b[1:])),
 		Started: time.Unix(int64(binary.BigEndian.Uint64(b[3:])), 0).UTC(),
 	}
-	rest := b[metaHeaderBytes:]
-	for _, s := range m.metaStrings() {
+	expect, rest := "", b[metaHeaderBytes:]
+	for _, s := range append(m.metaStrings(), &expect) {
 		if len(rest) == 0 {
 			break
 		}
@@ -105,6 +112,13 @@ func DecodeMeta(b []byte) (Member, error) {
 	}
 	if m.NodeID == "" {
 		return Member{}, fmt.Errorf("facts about a node without a name: %w", ErrInvalid)
+	}
+	if expect == "" {
+		return m, nil
+	}
+	var err error
+	if m.Expect, err = strconv.Atoi(expect); err != nil || m.Expect < 1 || strconv.Itoa(m.Expect) != expect {
+		return Member{}, fmt.Errorf("facts about node %.40q: it expects %.20q nodes: %w", m.NodeID, expect, ErrInvalid)
 	}
 	return m, nil
 }

@@ -103,6 +103,7 @@ func anyMember() *rapid.Generator[fleet.Member] {
 			HTTPSAddr: short("https"),
 			SDAddr:    short("sd"),
 			NodeAddr:  short("node addr"),
+			Expect:    rapid.IntRange(0, 100).Draw(t, "expect"),
 			Started:   time.Unix(rapid.Int64Range(0, 1<<33).Draw(t, "started"), 0).UTC(),
 		}
 	})
@@ -131,14 +132,14 @@ func TestMetaRoundTrip(t *testing.T) {
 func TestMetaBytesAreFrozen(t *testing.T) {
 	m := fleet.Member{
 		NodeID: "n", ServerID: "s", ClusterID: "c", Version: "v", Format: 0x0102, Zone: "z",
-		AgentAddr: "a", HTTPAddr: "h", HTTPSAddr: "t", SDAddr: "d", NodeAddr: "p", Started: time.Unix(0x65000000, 0),
+		AgentAddr: "a", HTTPAddr: "h", HTTPSAddr: "t", SDAddr: "d", NodeAddr: "p", Expect: 3, Started: time.Unix(0x65000000, 0),
 	}
 	b, err := m.EncodeMeta()
 	if err != nil {
 		t.Fatal(err)
 	}
 	const want = "01" + "0102" + "0000000065000000" + "016e" + "0173" + "0163" + "0176" + "017a" +
-		"0161" + "0168" + "0174" + "0164" + "0170"
+		"0161" + "0168" + "0174" + "0164" + "0170" + "0133"
 	if got := hex.EncodeToString(b); got != want {
 		t.Errorf("\n got %s\nwant %s", got, want)
 	}
@@ -149,7 +150,7 @@ func TestMetaOfAnOlderReleaseLeavesLaterFactsEmpty(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	got, err := fleet.DecodeMeta(b[:len(b)-len("10.0.0.1:1")-1])
+	got, err := fleet.DecodeMeta(b[:len(b)-len("10.0.0.1:1")-2])
 	if err != nil || got.NodeID != "n" || got.NodeAddr != "" || !got.Started.IsZero() {
 		t.Fatalf("DecodeMeta = %+v, %v", got, err)
 	}
@@ -178,6 +179,7 @@ func FuzzDecodeMeta(f *testing.F) {
 	}
 	f.Add(b)
 	f.Add(b[:5])
+	f.Add(append(b[:len(b)-1], "\x0203"...))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		m, err := fleet.DecodeMeta(b)
 		if err != nil {

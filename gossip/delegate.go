@@ -156,6 +156,12 @@ func (d delegate) NotifyLeave(n *memberlist.Node) {
 
 // NotifyConflict tells of two nodes with one name.
 func (d delegate) NotifyConflict(existing, other *memberlist.Node) {
+	if facts, err := fleet.DecodeMeta(other.Meta); err == nil && existing.Name == d.g.opts.Self.NodeID {
+		select {
+		case d.g.rivals <- facts:
+		default: // the last one has not been looked at yet
+		}
+	}
 	if d.g.conflicts.now() {
 		d.g.logger.Error("two live nodes have the same name; stop one, or give it another --node-id",
 			"node", existing.Name, "address", existing.Address(), "other_address", other.Address())

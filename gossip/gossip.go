@@ -124,6 +124,10 @@ type Mesh struct {
 	list      atomic.Pointer[memberlist.Memberlist] // nil before Run
 	conflicts seldom
 	foreign   seldom
+
+	tried  chan struct{} // closed after the first attempt to join
+	rivals chan fleet.Member
+	hurry  chan struct{} // a token asks for a report now
 }
 
 // New binds the sockets and starts nothing.
@@ -152,6 +156,9 @@ func New(opts Options) (*Mesh, error) {
 		metrics:  newMetrics(opts.Registerer),
 		view:     newView(opts.Self, time.Now()),
 		registry: newRegistry(),
+		tried:    make(chan struct{}),
+		rivals:   make(chan fleet.Member, 1),
+		hurry:    make(chan struct{}, 1),
 	}
 	g.meta.Store(&meta)
 	g.transport = newTransport(opts.Listener, opts.Packets, opts.Dial, advertise, opts.Logger)
@@ -212,6 +219,23 @@ func (g *Mesh) Pick(count int) []fleet.Member { return g.view.pick(count, time.N
 // one token and reads the latest Members.
 func (g *Mesh) Subscribe() (<-chan struct{}, func()) { return g.view.subscribe() }
 
+// Tried is closed once Run has called every node of Options.Join for the first
+// time, whether it answered or not.
+func (g *Mesh) Tried() <-chan struct{} { return g.tried }
+
+// Rivals returns a channel of nodes elsewhere that claim this one's name, as the
+// others know them. They hear of this node only when the rival is gone. The
+// channel holds one; while a conflict lasts there are more.
+func (g *Mesh) Rivals() <-chan fleet.Member { return g.rivals }
+
+// Hurry has the load reported at once, for a change that cannot wait.
+func (g *Mesh) Hurry() {
+	select {
+	case g.hurry <- struct{}{}:
+	default: // it is about to be
+	}
+}
+
 // Update tells the others new facts about this node, such as the ID of the
 // cluster that it now belongs to. NodeID must stay. It returns when they are on
 // their way, within seconds.
@@ -259,6 +283,7 @@ func (g *Mesh) report(ctx context.Context, list *memberlist.Memberlist) error {
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-ticker.C:
+		case <-g.hurry:
 		}
 	}
 }

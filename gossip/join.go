@@ -30,7 +30,7 @@ const (
 func (g *Mesh) join(ctx context.Context, list *memberlist.Memberlist) error {
 	retry := firstRetry
 	var warned time.Time
-	for {
+	for first := true; ; first = false {
 		missing := g.missing(ctx)
 		if len(missing) > 0 && ctx.Err() == nil {
 			n, err := list.Join(missing)
@@ -44,6 +44,9 @@ func (g *Mesh) join(ctx context.Context, list *memberlist.Memberlist) error {
 					"check that they run, that their gossip ports are open for TCP and UDP, and that all have the same cluster secret",
 					"join", g.opts.Join, "error", err)
 			}
+		}
+		if first {
+			close(g.tried)
 		}
 		wait := rejoinInterval
 		if len(g.opts.Join) > 0 && g.view.countAlive() < 2 {
