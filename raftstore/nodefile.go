@@ -28,6 +28,8 @@ type nodeFile struct {
 	NodeName string `json:"node_name"`
 	// ClusterID is empty until the node is a member.
 	ClusterID string `json:"cluster_id"`
+	// Recovered is set while the last start was a recovery.
+	Recovered bool `json:"recovered,omitempty"`
 }
 
 // openNodeFile reads the directory's identity, and makes one for an empty

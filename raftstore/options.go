@@ -49,6 +49,9 @@ type Options struct {
 	// PeersApplied returns the highest applied index that any member gossiped
 	// at least two seconds ago; nil: this node knows no others.
 	PeersApplied func() uint64
+	// Recover makes New turn this node into the only server of its cluster, from
+	// its own state and log, because the majority is lost for good. See Recovery.
+	Recover bool
 	// Tuning is for tests and small machines; its zero value is for production.
 	Tuning Tuning
 }

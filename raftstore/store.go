@@ -51,6 +51,7 @@ type Store struct {
 	members  members
 	hashes   hashHistory
 	failOnce sync.Once
+	recovery *Recovery // what New did about Options.Recover
 }
 
 // writers is what bounds the writes under way.
@@ -84,6 +85,11 @@ func New(opts Options) (*Store, error) {
 	s := &Store{
 		opts: opts, logger: opts.Logger,
 		started: make(chan struct{}), ready: make(chan struct{}), members: newMembers(),
+	}
+	if opts.Recover {
+		if err := checkRecoverable(opts.Dir); err != nil {
+			return nil, fmt.Errorf("raftstore: %w", err)
+		}
 	}
 	if err := os.MkdirAll(opts.Dir, 0o700); err != nil {
 		return nil, fmt.Errorf("raftstore: making the data directory: %w", err)
@@ -129,6 +135,13 @@ func (s *Store) open() (err error) {
 		return err
 	}
 	if err := s.noteCluster(); err != nil {
+		return err
+	}
+	prepare := func() error { return s.noteRecovered(false) }
+	if s.opts.Recover {
+		prepare = s.recoverAlone
+	}
+	if err := prepare(); err != nil {
 		return err
 	}
 	return s.metrics.register(s.opts.Registerer)

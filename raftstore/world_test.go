@@ -66,16 +66,30 @@ func newWorld(t *testing.T, base string) *world {
 	}
 }
 
-// layer is raft's stream layer on one host.
+// layer is raft's stream layer on one host. As with peerrpc, the addresses that
+// raft knows are server IDs, so nobody is mistaken for who was there before.
 type layer struct {
 	net.Listener
+	w    *world
 	host *memnet.Host
+	id   string
 }
 
-func (l layer) Dial(address raft.ServerAddress, timeout time.Duration) (net.Conn, error) {
+type serverAddr string
+
+func (serverAddr) Network() string  { return "raft" }
+func (a serverAddr) String() string { return string(a) }
+
+func (l layer) Addr() net.Addr { return serverAddr(l.id) }
+
+func (l layer) Dial(id raft.ServerAddress, timeout time.Duration) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), timeout)
 	defer cancel()
-	return l.host.DialContext(ctx, "tcp", string(address))
+	address, err := l.w.lookup(string(id))
+	if err != nil {
+		return nil, err
+	}
+	return l.host.DialContext(ctx, "tcp", address)
 }
 
 // start runs node number i, on its own directory unless dir says otherwise.
@@ -85,17 +99,16 @@ func (w *world) start(i int, dir string) *member {
 	if dir == "" {
 		m.dir = filepath.Join(w.base, m.name)
 	}
-	m.addr = m.ip + ":6760"
 	host := w.net.Host(m.ip)
-	l, err := host.Listen("tcp", m.addr)
+	l, err := host.Listen("tcp", m.ip+raftPort)
 	must(w.t, err)
 	opts := options(m.dir)
 	opts.NodeName, opts.Peers = m.name, peers{m}
 	opts.Fatal = func(err error) { w.t.Errorf("node %s: %v", m.name, err) }
 	opts.Tuning.Election = 500 * time.Millisecond
-	opts.Transport = func(string) raft.Transport {
+	opts.Transport = func(id string) raft.Transport {
 		return raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
-			Stream: layer{l, host}, MaxPool: 3, Timeout: 2 * time.Second, ServerAddressProvider: w, Logger: hclog.NewNullLogger(),
+			Stream: layer{l, w, host, id}, MaxPool: 3, Timeout: 2 * time.Second, Logger: hclog.NewNullLogger(),
 		})
 	}
 	if w.tune != nil {
@@ -113,18 +126,20 @@ func (w *world) start(i int, dir string) *member {
 	w.t.Cleanup(n.stop)
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	m.node, m.serverID, m.alive = n, n.ServerID(), true
+	m.node, m.serverID, m.addr, m.alive = n, n.ServerID(), n.ServerID(), true
 	w.members[m.name] = m
 	return m
 }
 
-// ServerAddr implements raft.ServerAddressProvider.
-func (w *world) ServerAddr(id raft.ServerID) (raft.ServerAddress, error) {
+const raftPort = ":6760"
+
+// lookup does what gossip does: it knows where a server is.
+func (w *world) lookup(id string) (string, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for _, m := range w.members {
-		if m.serverID == string(id) {
-			return raft.ServerAddress(m.addr), nil
+		if m.serverID == id {
+			return m.ip + raftPort, nil
 		}
 	}
 	return "", fmt.Errorf("the address of %s is not known", id)
