@@ -33,6 +33,7 @@ type API struct {
 	throttle *loginThrottle
 	strays   *strayTokens
 	touched  *touches
+	leader   *leaderQuestion
 	routes   []Route
 	handlers map[Listener]http.Handler
 }
@@ -48,6 +49,7 @@ func New(opts Options) (*API, error) {
 		opts: opts, log: opts.Logger,
 		metrics:  newMetrics(opts.Registerer),
 		throttle: newLoginThrottle(), strays: newStrayTokens(), touched: newTouches(),
+		leader:   newLeaderQuestion(opts.Cluster),
 		handlers: make(map[Listener]http.Handler),
 	}
 	a.routes = a.table()

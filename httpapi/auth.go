@@ -115,12 +115,16 @@ func (a *API) byToken(r *http.Request) (caller, error) {
 		return caller{}, fleet.ErrUnauthenticated
 	}
 	now := a.opts.Now()
-	token, err := a.opts.State.Tokens.TokenByHash(hashToken(text))
+	hash := hashToken(text)
+	token, err := a.opts.State.Tokens.TokenByHash(hash)
+	if errors.Is(err, fleet.ErrNotFound) {
+		if err := a.askForStray(r, "token"); err != nil {
+			return caller{}, err
+		}
+		token, err = a.opts.State.Tokens.TokenByHash(hash)
+	}
 	switch {
 	case errors.Is(err, fleet.ErrNotFound):
-		if wait, ok := a.strays.allow(sourceKey(r), now); !ok {
-			return caller{}, &throttled{wait: wait}
-		}
 		return caller{}, fleet.ErrUnauthenticated
 	case err != nil:
 		return caller{}, fmt.Errorf("look up token: %w", err)
@@ -136,6 +140,23 @@ func (a *API) byToken(r *http.Request) (caller, error) {
 	}
 	a.touch(r.Context(), token, now)
 	return caller{User: user.Name, Role: user.Role(), TokenID: token.ID, narrow: token.Role}, nil
+}
+
+// askForStray returns nil when this node has applied all that was acknowledged
+// before, so that what it still does not know does not exist: another node may
+// have made the credential a moment ago.
+func (a *API) askForStray(r *http.Request, what string) error {
+	if wait, ok := a.strays.allow(sourceKey(r), a.opts.Now()); !ok {
+		return &throttled{wait: wait}
+	}
+	if a.opts.Cluster == nil {
+		return nil
+	}
+	if err := a.catchUp(r.Context()); err != nil {
+		a.log.Debug("unknown credential not judged", "kind", what, "error", err)
+		return cannotTell(what)
+	}
+	return nil
 }
 
 // touch notes that a token is used. It never fails a request, holds it up for
@@ -162,17 +183,14 @@ func (a *API) bySignature(r *http.Request, want fleet.KeyScope) (caller, error) 
 	var scope fleet.KeyScope
 	var lookup error
 	ak, err := aksk.Verify(aksk.FromHTTP(r, aksk.BodyHash(body)), a.opts.Now(), func(ak string) (string, bool) {
-		secret, s, err := a.opts.State.Keys.KeySecret(ak)
-		if err != nil {
-			if !errors.Is(err, fleet.ErrNotFound) {
-				lookup = err
-			}
-			return "", false
-		}
-		scope = s
-		return string(secret), true
+		var secret []byte
+		secret, scope, lookup = a.keySecret(r, ak)
+		return string(secret), lookup == nil
 	})
-	if lookup != nil {
+	switch {
+	case errors.Is(lookup, fleet.ErrThrottled):
+		return caller{}, &signatureRefused{err: lookup}
+	case lookup != nil && !errors.Is(lookup, fleet.ErrNotFound):
 		return caller{}, fmt.Errorf("look up access key: %w", lookup)
 	}
 	if err != nil {
@@ -182,4 +200,16 @@ func (a *API) bySignature(r *http.Request, want fleet.KeyScope) (caller, error) 
 		return caller{}, &signatureRefused{err: fleet.Refuse(fleet.CodeForbidden, "the key is for %s, this route needs one for %s", scope, want)}
 	}
 	return caller{AccessKey: ak, Scope: scope}, nil
+}
+
+// keySecret finds a key, also one that another node made a moment ago.
+func (a *API) keySecret(r *http.Request, ak string) ([]byte, fleet.KeyScope, error) {
+	secret, scope, err := a.opts.State.Keys.KeySecret(ak)
+	if !errors.Is(err, fleet.ErrNotFound) {
+		return secret, scope, err
+	}
+	if err := a.askForStray(r, "access key"); err != nil {
+		return nil, "", err
+	}
+	return a.opts.State.Keys.KeySecret(ak)
 }

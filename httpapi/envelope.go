@@ -75,8 +75,8 @@ type sdRefusal struct {
 
 // Problem is the body of every refusal under /v1 (RFC 9457). Code is stable
 // and made for programs: invalid, not_found, exists, conflict, offline,
-// unauthenticated, forbidden, throttled, too_large, unavailable,
-// committed_not_visible, timeout, internal, method_not_allowed.
+// unauthenticated, forbidden, throttled, too_large, not_ready, unavailable,
+// committed_not_visible, not_yet_visible, timeout, internal, method_not_allowed.
 type Problem struct {
 	Type   string `json:"type"`
 	Title  string `json:"title"`
@@ -85,6 +85,7 @@ type Problem struct {
 	Detail string `json:"detail"`
 	// Field is the field of the request that is wrong, if it is one.
 	Field string `json:"field,omitempty"`
+	Index uint64 `json:"index,omitempty" description:"Of the replicated log, when it is not visible here yet: give it as X-Muster-Min-Index to wait for it."`
 }
 
 func writeProblem(w http.ResponseWriter, p Problem) {

@@ -52,6 +52,9 @@ var outcomes = []outcome{
 var internalOutcome = outcome{errInternal, 500, "internal", 500, elkeidUnknown, "internal error: the node's log says more"}
 
 func outcomeOf(err error) outcome {
+	if s, ok := errors.AsType[*special](err); ok {
+		return s.outcome
+	}
 	for _, o := range outcomes {
 		if errors.Is(err, o.err) {
 			return o
@@ -64,6 +67,9 @@ func outcomeOf(err error) outcome {
 func (o outcome) words(err error) (detail, field string) {
 	if r, ok := errors.AsType[*fleet.Refusal](err); ok {
 		return r.Detail, r.Field
+	}
+	if s, ok := errors.AsType[*special](err); ok {
+		return s.detail, ""
 	}
 	if reason, ok := errors.AsType[aksk.Reason](err); ok {
 		return reason.Error(), ""
@@ -111,6 +117,7 @@ func (a *API) refuse(w http.ResponseWriter, r *http.Request, st style, err error
 		w.Header().Set("Retry-After", t.seconds())
 		detail = t.Error()
 	}
+	index := a.refusedIndex(w, err)
 	if o.status == http.StatusUnauthorized {
 		w.Header().Set("WWW-Authenticate", "Bearer")
 	}
@@ -121,16 +128,32 @@ func (a *API) refuse(w http.ResponseWriter, r *http.Request, st style, err error
 	_, isSigned := errors.AsType[*signatureRefused](err)
 	switch st {
 	case styleV1:
-		writeProblem(w, Problem{Status: o.status, Code: o.code, Detail: detail, Field: field})
+		writeProblem(w, Problem{Status: o.status, Code: o.code, Detail: detail, Field: field, Index: index})
 	case styleManager:
 		refuseManager(w, o, err, text, isSigned)
 	case styleAC:
-		refuseAC(w, o, text, isSigned)
+		refuseAC(w, o, err, text, isSigned)
 	case styleSD:
 		refuseSD(w, o, text, isSigned)
 	case stylePlain:
 		http.Error(w, text, o.status)
 	}
+}
+
+// refusedIndex is the index of the log that the refusal speaks of, 0 if there
+// is none. It sets the headers that go with a refusal of a request that is early.
+func (*API) refusedIndex(w http.ResponseWriter, err error) uint64 {
+	if s, ok := errors.AsType[*special](err); ok {
+		if s.retry > 0 {
+			w.Header().Set("Retry-After", (&throttled{wait: s.retry}).seconds())
+		}
+		return s.index
+	}
+	if n, ok := errors.AsType[*fleet.NotVisible](err); ok {
+		w.Header().Set(HeaderIndex, strconv.FormatUint(n.Index, 10))
+		return n.Index
+	}
+	return 0
 }
 
 // refuseManager keeps the shapes of Elkeid's Manager.
@@ -157,7 +180,8 @@ func refuseManager(w http.ResponseWriter, o outcome, err error, text string, isS
 }
 
 // refuseAC keeps the shapes of Elkeid's AgentCenter.
-func refuseAC(w http.ResponseWriter, o outcome, text string, isSigned bool) {
+func refuseAC(w http.ResponseWriter, o outcome, err error, text string, isSigned bool) {
+	_, isSpecial := errors.AsType[*special](err)
 	switch {
 	case isSigned:
 		writeACEnvelope(w, http.StatusOK, acAuthFailed, text)
@@ -165,7 +189,7 @@ func refuseAC(w http.ResponseWriter, o outcome, text string, isSigned bool) {
 		w.WriteHeader(o.status)
 	case o.status == http.StatusBadRequest || o.status == http.StatusRequestEntityTooLarge:
 		writeACEnvelope(w, o.status, acParamInvalid, text)
-	case o.status == http.StatusInternalServerError:
+	case o.status == http.StatusInternalServerError, isSpecial: // nothing was looked at
 		writeACEnvelope(w, o.status, acUnknown, text)
 	default:
 		writeACEnvelope(w, http.StatusOK, acUnknown, text)
@@ -181,6 +205,8 @@ func refuseSD(w http.ResponseWriter, o outcome, text string, isSigned bool) {
 	}
 	status := http.StatusServiceUnavailable
 	switch o.status {
+	case http.StatusGatewayTimeout:
+		status = o.status
 	case http.StatusBadRequest, http.StatusNotFound, http.StatusConflict:
 		status = http.StatusBadRequest
 	case http.StatusRequestEntityTooLarge, http.StatusInternalServerError:

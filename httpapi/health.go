@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"html/template"
 	"net/http"
+	"slices"
 	"strings"
 
 	"github.com/prometheus/client_golang/prometheus/promhttp"
@@ -18,18 +19,18 @@ func (a *API) healthRoutes() []Route {
 	scrape := promhttp.HandlerFor(a.opts.Gatherer, promhttp.HandlerOpts{})
 	return []Route{
 		{
-			Method: http.MethodGet, Path: "/livez", Listeners: listenersAll, Access: open(),
+			Method: http.MethodGet, Path: "/livez", Listeners: listenersAll, Access: open(), Stateless: true,
 			Summary: "Whether the process answers at all.",
 			handle: func(w http.ResponseWriter, _ *http.Request, _ *call) error {
 				return respond(w, http.StatusOK, map[string]bool{"alive": true})
 			},
 		},
 		{
-			Method: http.MethodGet, Path: "/readyz", Listeners: listenersAll, Access: open(),
+			Method: http.MethodGet, Path: "/readyz", Listeners: listenersAll, Access: open(), Stateless: true,
 			Summary: "Whether agents can deliver to this node.", handle: a.readyz,
 		},
 		{
-			Method: http.MethodGet, Path: "/metrics", Listeners: listenersAll, Access: open(),
+			Method: http.MethodGet, Path: "/metrics", Listeners: listenersAll, Access: open(), Stateless: true,
 			Summary: "Prometheus metrics of this node.",
 			handle: func(w http.ResponseWriter, r *http.Request, _ *call) error {
 				scrape.ServeHTTP(w, r)
@@ -37,11 +38,11 @@ func (a *API) healthRoutes() []Route {
 			},
 		},
 		{
-			Method: http.MethodGet, Path: "/ping", Listeners: listenersAll, Access: open(),
+			Method: http.MethodGet, Path: "/ping", Listeners: listenersAll, Access: open(), Stateless: true,
 			Summary: "The node's build.", handle: a.ping,
 		},
 		{
-			Method: http.MethodGet, Path: "/", Listeners: listenersAPI, Access: open(),
+			Method: http.MethodGet, Path: "/", Listeners: listenersAPI, Access: open(), Stateless: true,
 			Summary: "The node's status for people, and what to type next.", handle: a.front,
 		},
 	}
@@ -57,9 +58,26 @@ type notReadyAnswer struct {
 	Reasons []string `json:"reasons"`
 }
 
+// health is the node's judgement, and why the routes of the state refuse if it
+// does not say so itself.
+func (a *API) health() Health {
+	h := a.opts.Health()
+	reason := a.opts.Starting()
+	if reason == "" || slices.Contains(h.Reasons, reason) || slices.Contains(h.Degraded, reason) {
+		return h
+	}
+	reason = "reads and changes are refused here: " + reason
+	if h.Ready {
+		h.Degraded = append(slices.Clone(h.Degraded), reason)
+	} else {
+		h.Reasons = append(slices.Clone(h.Reasons), reason)
+	}
+	return h
+}
+
 func (a *API) readyz(w http.ResponseWriter, _ *http.Request, _ *call) error {
 	w.Header().Set("Cache-Control", "no-store")
-	h := a.opts.Health()
+	h := a.health()
 	if !h.Ready {
 		return respond(w, http.StatusServiceUnavailable, notReadyAnswer{Reasons: nonNil(h.Reasons)})
 	}
@@ -129,7 +147,7 @@ Also here: /readyz, /metrics; with a token, /v1/openapi.json.
 }
 
 func (a *API) frontPage(r *http.Request, c *call) frontPage {
-	h := a.opts.Health()
+	h := a.health()
 	p := frontPage{Node: a.opts.Node.Name, Version: a.opts.Node.Version, State: "ready", Agents: a.opts.Live.Sessions.SessionCount()}
 	switch {
 	case !h.Ready:

@@ -34,21 +34,28 @@ func (c *call) param(name string) string { return c.params.ByName(name) }
 // answer is the ResponseWriter of a request; it remembers the status.
 type answer struct {
 	http.ResponseWriter
-	status int // 0 until something is written
+	status int    // 0 until something is written
+	before func() // called before the header is written; may be nil
 }
 
 func (w *answer) WriteHeader(status int) {
-	if w.status == 0 {
-		w.status = status
-	}
+	w.begin(status)
 	w.ResponseWriter.WriteHeader(status)
 }
 
 func (w *answer) Write(b []byte) (int, error) {
-	if w.status == 0 {
-		w.status = http.StatusOK
-	}
+	w.begin(http.StatusOK)
 	return w.ResponseWriter.Write(b)
+}
+
+func (w *answer) begin(status int) {
+	if w.status != 0 {
+		return
+	}
+	w.status = status
+	if w.before != nil {
+		w.before()
+	}
 }
 
 // Unwrap is for http.ResponseController.
@@ -84,12 +91,16 @@ func (a *API) serve(route Route, kind Listener) httprouter.Handle {
 }
 
 // admit judges the caller before the handler sees anything.
-func (a *API) admit(w http.ResponseWriter, r *http.Request, c *call) error {
+func (a *API) admit(w *answer, r *http.Request, c *call) error {
 	if err := a.checkTransport(r, c); err != nil {
 		return err
 	}
+	if err := a.checkState(r, c.route); err != nil {
+		return err
+	}
+	a.noteIndex(w, r, c.route)
 	if c.route.Access.open {
-		return nil
+		return a.checkConsistency(r, c.route)
 	}
 	who, err := a.authenticate(r, c.route.Access)
 	if err != nil {
@@ -101,7 +112,7 @@ func (a *API) admit(w http.ResponseWriter, r *http.Request, c *call) error {
 		w.Header().Set("user", who.User)
 	}
 	w.Header().Set("Cache-Control", "no-store")
-	return nil
+	return a.checkConsistency(r, c.route)
 }
 
 // checkTransport refuses credentials of the native API that crossed a network

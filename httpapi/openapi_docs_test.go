@@ -85,6 +85,7 @@ curl -H "Authorization: Bearer TOKEN" URL/v1/status
 - **Lists** are paged by key: ` + "`?limit=`" + ` (1 to 1000, default 100), and the ` + "`next`" + ` of a page as ` + "`?after=`" + `; the last page has no ` + "`next`" + `.
 - **Refusals** are ` + "`application/problem+json`" + ` (RFC 9457) with ` + "`code`" + `, ` + "`detail`" + ` and, where one is wrong, ` + "`field`" + `.
 - **Changes** answer when the node that was asked has applied them: it shows its own writes. 504 ` + "`committed_not_visible`" + ` means that the change stands, but is not visible on this node yet.
+- **Any node** takes any request. The answer to a write carries ` + "`X-Muster-Index`" + `; a request to another node that sends it back as ` + "`X-Muster-Min-Index`" + ` waits, at most 10 s, until that node shows the write, else it is answered 504 ` + "`not_yet_visible`" + `. With ` + "`X-Muster-Consistency: linearizable`" + ` a request sees every write that any node answered before; without, it sees the state of the node that is asked. Elkeid's routes take the same headers. A token or AK/SK pair is good on every node as soon as it was answered.
 
 | status | code | |
 |--:|---|---|
@@ -98,8 +99,11 @@ curl -H "Authorization: Bearer TOKEN" URL/v1/status
 | 415 | unsupported_media_type | |
 | 429 | throttled | wait for ` + "`Retry-After`" + ` seconds |
 | 500 | internal | the node's log says more |
-| 503 | unavailable | no leader, starting or stopping: try again, or another node |
-| 504 | committed_not_visible, timeout | |
+| 503 | not_ready | this node's state may be old, because it starts, catches up or is quarantined: wait for ` + "`Retry-After`" + ` seconds, or ask another node |
+| 503 | unavailable | no leader, or stopping: try again, or another node; also when a token is not known here and no leader can say whether it exists |
+| 504 | committed_not_visible | the change stands; this node shows it from ` + "`index`" + ` on |
+| 504 | not_yet_visible | this node has not come to the index that was asked for |
+| 504 | timeout | no answer in time; ask whether the change was made |
 `
 
 // apiMarkdown writes the document for people.

@@ -37,11 +37,21 @@ type Options struct {
 	Passwords Passwords
 	// Health is asked at each GET /readyz and GET /; it must not block.
 	Health func() Health
-	Node   NodeInfo
+	// Starting says why the replicated state must not be read on this node now;
+	// empty: it may be. It is asked at each request and must not block. nil means
+	// that it always may be.
+	Starting func() string
+	Node     NodeInfo
 
 	// AllowPlainHTTP lets credentials of /v1 come over plain HTTP from hosts
 	// other than this one.
 	AllowPlainHTTP bool
+	Others
+	Limits
+}
+
+// Limits bound one request.
+type Limits struct {
 	// MaxBodyBytes bounds a request's body; 0 means DefaultMaxBodyBytes.
 	MaxBodyBytes int64
 	// RequestTimeout bounds a request; 0 means DefaultRequestTimeout.
@@ -227,6 +237,9 @@ func (o *Options) setDefaults() {
 	}
 	if o.RequestTimeout == 0 {
 		o.RequestTimeout = DefaultRequestTimeout
+	}
+	if o.Starting == nil {
+		o.Starting = func() string { return "" }
 	}
 }
 

@@ -73,6 +73,9 @@ type Route struct {
 	Path      string // in httprouter's form
 	Listeners Listener
 	Access    Access
+	// Stateless routes neither read nor write the replicated state: they are
+	// served while it must not be read, and wait for no index.
+	Stateless bool
 	Summary   string
 	Query     any
 	Request   any
@@ -119,6 +122,8 @@ func checkTable(routes []Route) {
 			panic("httpapi: " + name + " does not declare who may call it")
 		case r.Listeners == 0:
 			panic("httpapi: " + name + " does not declare where it is served")
+		case r.Stateless && !r.Access.open:
+			panic("httpapi: " + name + " checks a credential, which is in the replicated state, and is declared to be without it")
 		case r.Access.open && !slices.Contains(opened, name):
 			panic("httpapi: " + name + " is open, but not in the list of open routes")
 		}

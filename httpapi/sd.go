@@ -23,7 +23,9 @@ const (
 // gossip alone, so they work on a node that is cut off from the leader.
 func (a *API) discoveryRoutes() []Route {
 	route := func(method, path string, access Access, summary string, h handlerFunc) Route {
-		return Route{Method: method, Path: path, Listeners: listenersAll, Access: access, Summary: summary, handle: h}
+		return Route{
+			Method: method, Path: path, Listeners: listenersAll, Access: access, Stateless: access.open, Summary: summary, handle: h,
+		}
 	}
 	return []Route{
 		route(http.MethodGet, "/registry/detail", open(), "Where a service is, the best choice first.", a.registryDetail),

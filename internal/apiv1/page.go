@@ -12,6 +12,7 @@ type Problem struct {
 	Detail string `json:"detail,omitempty" description:"What is wrong, and what to do about it."`
 	Code   string `json:"code" description:"Names the kind of problem; its values never change."`
 	Field  string `json:"field,omitempty" description:"The request's field that is wrong, if it is one."`
+	Index  uint64 `json:"index,omitempty" description:"Of the replicated log, when it is not visible here yet: give it as X-Muster-Min-Index to wait for it."`
 }
 
 // Page is a part of a list, in the order of its keys.
