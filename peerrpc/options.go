@@ -84,6 +84,10 @@ type Options struct {
 	Handler  Handler
 	Issuer   Issuer
 	Promiser Promiser
+	// Agents and Awaits answer about the agents whose streams this node holds; nil
+	// where it never holds any.
+	Agents AgentHandler
+	Awaits Awaits
 
 	Logger     *slog.Logger
 	Registerer prometheus.Registerer

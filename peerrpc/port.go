@@ -41,6 +41,7 @@ type Port struct {
 	// anonymous is shown to those who join: the proofs take its place.
 	anonymous *tls.Certificate
 	shaking   sync.WaitGroup
+	awaiting  sync.WaitGroup // calls of Await
 }
 
 // New checks the options. It serves nothing before Run, but can dial.
@@ -110,6 +111,7 @@ func (p *Port) Run(ctx context.Context) error {
 	})
 	err := g.Wait()
 	p.shaking.Wait()
+	p.awaiting.Wait()
 	return err
 }
 

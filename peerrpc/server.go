@@ -16,8 +16,9 @@ import (
 )
 
 const (
-	// maxMessageBytes allows for an entry of 256 KiB and for answers.
-	maxMessageBytes = 1 << 20
+	// maxMessageBytes allows for an entry of 256 KiB, and for what is found among
+	// a million agents.
+	maxMessageBytes = 4 << 20
 	// maxCallsPerPeer bounds the calls of one peer that are served at once.
 	maxCallsPerPeer = 1024
 	maxHeaderBytes  = 16 << 10
@@ -79,7 +80,23 @@ func (s *peerServer) NodeState(ctx context.Context, _ *peerrpcpb.NodeStateReques
 	return &peerrpcpb.NodeStateResponse{
 		Applied: n.Applied, Hash: n.Hash, MarkIndex: n.MarkIndex, MarkHash: n.MarkHash,
 		Format: uint32(n.Format), Term: n.Term, Leader: n.Leader, Ready: n.Ready,
+		CertificateEnd: unixOf(n.CertificateEnd),
 	}, nil
+}
+
+// unixOf is the moment as it is sent, 0 for the zero time.
+func unixOf(t time.Time) int64 {
+	if t.IsZero() {
+		return 0
+	}
+	return t.Unix()
+}
+
+func timeOf(unix int64) time.Time {
+	if unix == 0 {
+		return time.Time{}
+	}
+	return time.Unix(unix, 0).UTC()
 }
 
 // Renew is part of the service Peer. A node gets certificates for itself only.

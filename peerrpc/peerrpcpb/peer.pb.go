@@ -27,6 +27,58 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+type AwaitState int32
+
+const (
+	AwaitState_AWAIT_STATE_UNSPECIFIED AwaitState = 0
+	AwaitState_AWAIT_STATE_REGISTERED  AwaitState = 1 // the first event
+	AwaitState_AWAIT_STATE_WRITTEN     AwaitState = 2 // or is being written and cannot be held back
+	AwaitState_AWAIT_STATE_NOT_WRITTEN AwaitState = 3 // and will not be by this node
+)
+
+// Enum value maps for AwaitState.
+var (
+	AwaitState_name = map[int32]string{
+		0: "AWAIT_STATE_UNSPECIFIED",
+		1: "AWAIT_STATE_REGISTERED",
+		2: "AWAIT_STATE_WRITTEN",
+		3: "AWAIT_STATE_NOT_WRITTEN",
+	}
+	AwaitState_value = map[string]int32{
+		"AWAIT_STATE_UNSPECIFIED": 0,
+		"AWAIT_STATE_REGISTERED":  1,
+		"AWAIT_STATE_WRITTEN":     2,
+		"AWAIT_STATE_NOT_WRITTEN": 3,
+	}
+)
+
+func (x AwaitState) Enum() *AwaitState {
+	p := new(AwaitState)
+	*p = x
+	return p
+}
+
+func (x AwaitState) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (AwaitState) Descriptor() protoreflect.EnumDescriptor {
+	return file_peer_proto_enumTypes[0].Descriptor()
+}
+
+func (AwaitState) Type() protoreflect.EnumType {
+	return &file_peer_proto_enumTypes[0]
+}
+
+func (x AwaitState) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use AwaitState.Descriptor instead.
+func (AwaitState) EnumDescriptor() ([]byte, []int) {
+	return file_peer_proto_rawDescGZIP(), []int{0}
+}
+
 type Reason int32
 
 const (
@@ -66,11 +118,11 @@ func (x Reason) String() string {
 }
 
 func (Reason) Descriptor() protoreflect.EnumDescriptor {
-	return file_peer_proto_enumTypes[0].Descriptor()
+	return file_peer_proto_enumTypes[1].Descriptor()
 }
 
 func (Reason) Type() protoreflect.EnumType {
-	return &file_peer_proto_enumTypes[0]
+	return &file_peer_proto_enumTypes[1]
 }
 
 func (x Reason) Number() protoreflect.EnumNumber {
@@ -79,7 +131,7 @@ func (x Reason) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Reason.Descriptor instead.
 func (Reason) EnumDescriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{0}
+	return file_peer_proto_rawDescGZIP(), []int{1}
 }
 
 type ProposeRequest struct {
@@ -309,9 +361,12 @@ type NodeStateResponse struct {
 	MarkIndex uint64 `protobuf:"varint,6,opt,name=mark_index,json=markIndex,proto3" json:"mark_index,omitempty"`
 	MarkHash  string `protobuf:"bytes,7,opt,name=mark_hash,json=markHash,proto3" json:"mark_hash,omitempty"`
 	// format is the highest replicated format that the node can apply.
-	Format        uint32 `protobuf:"varint,8,opt,name=format,proto3" json:"format,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Format uint32 `protobuf:"varint,8,opt,name=format,proto3" json:"format,omitempty"`
+	// certificate_end is when the node's certificate ends, in Unix seconds; 0 if
+	// it did not say.
+	CertificateEnd int64 `protobuf:"varint,9,opt,name=certificate_end,json=certificateEnd,proto3" json:"certificate_end,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *NodeStateResponse) Reset() {
@@ -396,6 +451,13 @@ func (x *NodeStateResponse) GetMarkHash() string {
 func (x *NodeStateResponse) GetFormat() uint32 {
 	if x != nil {
 		return x.Format
+	}
+	return 0
+}
+
+func (x *NodeStateResponse) GetCertificateEnd() int64 {
+	if x != nil {
+		return x.CertificateEnd
 	}
 	return 0
 }
@@ -505,6 +567,544 @@ func (x *Certificate) GetNode() []byte {
 	return nil
 }
 
+type SearchRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Search        []byte                 `protobuf:"bytes,1,opt,name=search,proto3" json:"search,omitempty"` // JSON of fleet.AgentSearch
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SearchRequest) Reset() {
+	*x = SearchRequest{}
+	mi := &file_peer_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SearchRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SearchRequest) ProtoMessage() {}
+
+func (x *SearchRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_peer_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SearchRequest.ProtoReflect.Descriptor instead.
+func (*SearchRequest) Descriptor() ([]byte, []int) {
+	return file_peer_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *SearchRequest) GetSearch() []byte {
+	if x != nil {
+		return x.Search
+	}
+	return nil
+}
+
+type SearchResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Hits  []byte                 `protobuf:"bytes,1,opt,name=hits,proto3" json:"hits,omitempty"` // JSON of fleet.AgentHits, without the sets
+	// held and matching are sets of dense numbers of agents, as roaring bitmaps in
+	// their portable format.
+	Held          []byte `protobuf:"bytes,2,opt,name=held,proto3" json:"held,omitempty"`
+	Matching      []byte `protobuf:"bytes,3,opt,name=matching,proto3" json:"matching,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SearchResponse) Reset() {
+	*x = SearchResponse{}
+	mi := &file_peer_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SearchResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SearchResponse) ProtoMessage() {}
+
+func (x *SearchResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_peer_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SearchResponse.ProtoReflect.Descriptor instead.
+func (*SearchResponse) Descriptor() ([]byte, []int) {
+	return file_peer_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *SearchResponse) GetHits() []byte {
+	if x != nil {
+		return x.Hits
+	}
+	return nil
+}
+
+func (x *SearchResponse) GetHeld() []byte {
+	if x != nil {
+		return x.Held
+	}
+	return nil
+}
+
+func (x *SearchResponse) GetMatching() []byte {
+	if x != nil {
+		return x.Matching
+	}
+	return nil
+}
+
+type SessionsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	AgentIds      []string               `protobuf:"bytes,1,rep,name=agent_ids,json=agentIds,proto3" json:"agent_ids,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SessionsRequest) Reset() {
+	*x = SessionsRequest{}
+	mi := &file_peer_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SessionsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SessionsRequest) ProtoMessage() {}
+
+func (x *SessionsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_peer_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SessionsRequest.ProtoReflect.Descriptor instead.
+func (*SessionsRequest) Descriptor() ([]byte, []int) {
+	return file_peer_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *SessionsRequest) GetAgentIds() []string {
+	if x != nil {
+		return x.AgentIds
+	}
+	return nil
+}
+
+type SessionsResponse struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Sessions [][]byte               `protobuf:"bytes,1,rep,name=sessions,proto3" json:"sessions,omitempty"` // each JSON of fleet.Session
+	// looked is how many of agent_ids, from the first on, the answer is about; the
+	// rest did not fit.
+	Looked        uint32 `protobuf:"varint,2,opt,name=looked,proto3" json:"looked,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SessionsResponse) Reset() {
+	*x = SessionsResponse{}
+	mi := &file_peer_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SessionsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SessionsResponse) ProtoMessage() {}
+
+func (x *SessionsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_peer_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SessionsResponse.ProtoReflect.Descriptor instead.
+func (*SessionsResponse) Descriptor() ([]byte, []int) {
+	return file_peer_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *SessionsResponse) GetSessions() [][]byte {
+	if x != nil {
+		return x.Sessions
+	}
+	return nil
+}
+
+func (x *SessionsResponse) GetLooked() uint32 {
+	if x != nil {
+		return x.Looked
+	}
+	return 0
+}
+
+type AgentClaim struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	AgentId       string                 `protobuf:"bytes,1,opt,name=agent_id,json=agentId,proto3" json:"agent_id,omitempty"`
+	Epoch         uint64                 `protobuf:"varint,2,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AgentClaim) Reset() {
+	*x = AgentClaim{}
+	mi := &file_peer_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AgentClaim) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AgentClaim) ProtoMessage() {}
+
+func (x *AgentClaim) ProtoReflect() protoreflect.Message {
+	mi := &file_peer_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AgentClaim.ProtoReflect.Descriptor instead.
+func (*AgentClaim) Descriptor() ([]byte, []int) {
+	return file_peer_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *AgentClaim) GetAgentId() string {
+	if x != nil {
+		return x.AgentId
+	}
+	return ""
+}
+
+func (x *AgentClaim) GetEpoch() uint64 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
+type ClaimRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Claims        []*AgentClaim          `protobuf:"bytes,1,rep,name=claims,proto3" json:"claims,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ClaimRequest) Reset() {
+	*x = ClaimRequest{}
+	mi := &file_peer_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ClaimRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ClaimRequest) ProtoMessage() {}
+
+func (x *ClaimRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_peer_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ClaimRequest.ProtoReflect.Descriptor instead.
+func (*ClaimRequest) Descriptor() ([]byte, []int) {
+	return file_peer_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *ClaimRequest) GetClaims() []*AgentClaim {
+	if x != nil {
+		return x.Claims
+	}
+	return nil
+}
+
+type ClaimResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// refused are the agents of which the node holds a newer session, with its epoch.
+	Refused       []*AgentClaim `protobuf:"bytes,1,rep,name=refused,proto3" json:"refused,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ClaimResponse) Reset() {
+	*x = ClaimResponse{}
+	mi := &file_peer_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ClaimResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ClaimResponse) ProtoMessage() {}
+
+func (x *ClaimResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_peer_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ClaimResponse.ProtoReflect.Descriptor instead.
+func (*ClaimResponse) Descriptor() ([]byte, []int) {
+	return file_peer_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *ClaimResponse) GetRefused() []*AgentClaim {
+	if x != nil {
+		return x.Refused
+	}
+	return nil
+}
+
+type ResetRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	AgentIds      []string               `protobuf:"bytes,1,rep,name=agent_ids,json=agentIds,proto3" json:"agent_ids,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ResetRequest) Reset() {
+	*x = ResetRequest{}
+	mi := &file_peer_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ResetRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ResetRequest) ProtoMessage() {}
+
+func (x *ResetRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_peer_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ResetRequest.ProtoReflect.Descriptor instead.
+func (*ResetRequest) Descriptor() ([]byte, []int) {
+	return file_peer_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *ResetRequest) GetAgentIds() []string {
+	if x != nil {
+		return x.AgentIds
+	}
+	return nil
+}
+
+type ResetResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Closed        []string               `protobuf:"bytes,1,rep,name=closed,proto3" json:"closed,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ResetResponse) Reset() {
+	*x = ResetResponse{}
+	mi := &file_peer_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ResetResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ResetResponse) ProtoMessage() {}
+
+func (x *ResetResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_peer_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ResetResponse.ProtoReflect.Descriptor instead.
+func (*ResetResponse) Descriptor() ([]byte, []int) {
+	return file_peer_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *ResetResponse) GetClosed() []string {
+	if x != nil {
+		return x.Closed
+	}
+	return nil
+}
+
+type AwaitRequest struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	TaskId string                 `protobuf:"bytes,1,opt,name=task_id,json=taskId,proto3" json:"task_id,omitempty"`
+	// within_ms is how long the node may wait, from the arrival of the request.
+	WithinMs      uint32 `protobuf:"varint,2,opt,name=within_ms,json=withinMs,proto3" json:"within_ms,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AwaitRequest) Reset() {
+	*x = AwaitRequest{}
+	mi := &file_peer_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AwaitRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AwaitRequest) ProtoMessage() {}
+
+func (x *AwaitRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_peer_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AwaitRequest.ProtoReflect.Descriptor instead.
+func (*AwaitRequest) Descriptor() ([]byte, []int) {
+	return file_peer_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *AwaitRequest) GetTaskId() string {
+	if x != nil {
+		return x.TaskId
+	}
+	return ""
+}
+
+func (x *AwaitRequest) GetWithinMs() uint32 {
+	if x != nil {
+		return x.WithinMs
+	}
+	return 0
+}
+
+type AwaitEvent struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	State         AwaitState             `protobuf:"varint,1,opt,name=state,proto3,enum=muster.peer.v1.AwaitState" json:"state,omitempty"`
+	Why           string                 `protobuf:"bytes,2,opt,name=why,proto3" json:"why,omitempty"` // in words, when it was not written
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AwaitEvent) Reset() {
+	*x = AwaitEvent{}
+	mi := &file_peer_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AwaitEvent) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AwaitEvent) ProtoMessage() {}
+
+func (x *AwaitEvent) ProtoReflect() protoreflect.Message {
+	mi := &file_peer_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AwaitEvent.ProtoReflect.Descriptor instead.
+func (*AwaitEvent) Descriptor() ([]byte, []int) {
+	return file_peer_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *AwaitEvent) GetState() AwaitState {
+	if x != nil {
+		return x.State
+	}
+	return AwaitState_AWAIT_STATE_UNSPECIFIED
+}
+
+func (x *AwaitEvent) GetWhy() string {
+	if x != nil {
+		return x.Why
+	}
+	return ""
+}
+
 // NotLeader is the detail of a status FAILED_PRECONDITION.
 type NotLeader struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -516,7 +1116,7 @@ type NotLeader struct {
 
 func (x *NotLeader) Reset() {
 	*x = NotLeader{}
-	mi := &file_peer_proto_msgTypes[8]
+	mi := &file_peer_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -528,7 +1128,7 @@ func (x *NotLeader) String() string {
 func (*NotLeader) ProtoMessage() {}
 
 func (x *NotLeader) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[8]
+	mi := &file_peer_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -541,7 +1141,7 @@ func (x *NotLeader) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NotLeader.ProtoReflect.Descriptor instead.
 func (*NotLeader) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{8}
+	return file_peer_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *NotLeader) GetLeader() string {
@@ -563,7 +1163,7 @@ type Refusal struct {
 
 func (x *Refusal) Reset() {
 	*x = Refusal{}
-	mi := &file_peer_proto_msgTypes[9]
+	mi := &file_peer_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -575,7 +1175,7 @@ func (x *Refusal) String() string {
 func (*Refusal) ProtoMessage() {}
 
 func (x *Refusal) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[9]
+	mi := &file_peer_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -588,7 +1188,7 @@ func (x *Refusal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Refusal.ProtoReflect.Descriptor instead.
 func (*Refusal) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{9}
+	return file_peer_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Refusal) GetCode() string {
@@ -629,7 +1229,7 @@ type Frame struct {
 
 func (x *Frame) Reset() {
 	*x = Frame{}
-	mi := &file_peer_proto_msgTypes[10]
+	mi := &file_peer_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -641,7 +1241,7 @@ func (x *Frame) String() string {
 func (*Frame) ProtoMessage() {}
 
 func (x *Frame) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[10]
+	mi := &file_peer_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -654,7 +1254,7 @@ func (x *Frame) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Frame.ProtoReflect.Descriptor instead.
 func (*Frame) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{10}
+	return file_peer_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Frame) GetKind() isFrame_Kind {
@@ -737,7 +1337,7 @@ type Hello struct {
 
 func (x *Hello) Reset() {
 	*x = Hello{}
-	mi := &file_peer_proto_msgTypes[11]
+	mi := &file_peer_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -749,7 +1349,7 @@ func (x *Hello) String() string {
 func (*Hello) ProtoMessage() {}
 
 func (x *Hello) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[11]
+	mi := &file_peer_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -762,7 +1362,7 @@ func (x *Hello) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Hello.ProtoReflect.Descriptor instead.
 func (*Hello) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{11}
+	return file_peer_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Hello) GetNonce() []byte {
@@ -781,7 +1381,7 @@ type Challenge struct {
 
 func (x *Challenge) Reset() {
 	*x = Challenge{}
-	mi := &file_peer_proto_msgTypes[12]
+	mi := &file_peer_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -793,7 +1393,7 @@ func (x *Challenge) String() string {
 func (*Challenge) ProtoMessage() {}
 
 func (x *Challenge) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[12]
+	mi := &file_peer_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -806,7 +1406,7 @@ func (x *Challenge) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Challenge.ProtoReflect.Descriptor instead.
 func (*Challenge) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{12}
+	return file_peer_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Challenge) GetNonce() []byte {
@@ -830,7 +1430,7 @@ type Ask struct {
 
 func (x *Ask) Reset() {
 	*x = Ask{}
-	mi := &file_peer_proto_msgTypes[13]
+	mi := &file_peer_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -842,7 +1442,7 @@ func (x *Ask) String() string {
 func (*Ask) ProtoMessage() {}
 
 func (x *Ask) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[13]
+	mi := &file_peer_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -855,7 +1455,7 @@ func (x *Ask) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ask.ProtoReflect.Descriptor instead.
 func (*Ask) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{13}
+	return file_peer_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Ask) GetProof() []byte {
@@ -917,7 +1517,7 @@ type Enrol struct {
 
 func (x *Enrol) Reset() {
 	*x = Enrol{}
-	mi := &file_peer_proto_msgTypes[14]
+	mi := &file_peer_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -929,7 +1529,7 @@ func (x *Enrol) String() string {
 func (*Enrol) ProtoMessage() {}
 
 func (x *Enrol) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[14]
+	mi := &file_peer_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -942,7 +1542,7 @@ func (x *Enrol) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Enrol.ProtoReflect.Descriptor instead.
 func (*Enrol) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{14}
+	return file_peer_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Enrol) GetServerId() string {
@@ -971,7 +1571,7 @@ type Promise struct {
 
 func (x *Promise) Reset() {
 	*x = Promise{}
-	mi := &file_peer_proto_msgTypes[15]
+	mi := &file_peer_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -983,7 +1583,7 @@ func (x *Promise) String() string {
 func (*Promise) ProtoMessage() {}
 
 func (x *Promise) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[15]
+	mi := &file_peer_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -996,7 +1596,7 @@ func (x *Promise) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Promise.ProtoReflect.Descriptor instead.
 func (*Promise) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{15}
+	return file_peer_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Promise) GetServerId() string {
@@ -1036,7 +1636,7 @@ type Answer struct {
 
 func (x *Answer) Reset() {
 	*x = Answer{}
-	mi := &file_peer_proto_msgTypes[16]
+	mi := &file_peer_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1048,7 +1648,7 @@ func (x *Answer) String() string {
 func (*Answer) ProtoMessage() {}
 
 func (x *Answer) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[16]
+	mi := &file_peer_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1061,7 +1661,7 @@ func (x *Answer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Answer.ProtoReflect.Descriptor instead.
 func (*Answer) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{16}
+	return file_peer_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *Answer) GetProof() []byte {
@@ -1137,7 +1737,7 @@ type Promised struct {
 
 func (x *Promised) Reset() {
 	*x = Promised{}
-	mi := &file_peer_proto_msgTypes[17]
+	mi := &file_peer_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1149,7 +1749,7 @@ func (x *Promised) String() string {
 func (*Promised) ProtoMessage() {}
 
 func (x *Promised) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[17]
+	mi := &file_peer_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1162,7 +1762,7 @@ func (x *Promised) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Promised.ProtoReflect.Descriptor instead.
 func (*Promised) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{17}
+	return file_peer_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Promised) GetGranted() bool {
@@ -1189,7 +1789,7 @@ type Refused struct {
 
 func (x *Refused) Reset() {
 	*x = Refused{}
-	mi := &file_peer_proto_msgTypes[18]
+	mi := &file_peer_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1201,7 +1801,7 @@ func (x *Refused) String() string {
 func (*Refused) ProtoMessage() {}
 
 func (x *Refused) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[18]
+	mi := &file_peer_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1214,7 +1814,7 @@ func (x *Refused) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Refused.ProtoReflect.Descriptor instead.
 func (*Refused) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{18}
+	return file_peer_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *Refused) GetReason() Reason {
@@ -1245,7 +1845,7 @@ const file_peer_proto_rawDesc = "" +
 	"\x10ReadIndexRequest\")\n" +
 	"\x11ReadIndexResponse\x12\x14\n" +
 	"\x05index\x18\x01 \x01(\x04R\x05index\"\x12\n" +
-	"\x10NodeStateRequest\"\xd7\x01\n" +
+	"\x10NodeStateRequest\"\x80\x02\n" +
 	"\x11NodeStateResponse\x12\x18\n" +
 	"\aapplied\x18\x01 \x01(\x04R\aapplied\x12\x12\n" +
 	"\x04hash\x18\x02 \x01(\tR\x04hash\x12\x12\n" +
@@ -1255,7 +1855,8 @@ const file_peer_proto_rawDesc = "" +
 	"\n" +
 	"mark_index\x18\x06 \x01(\x04R\tmarkIndex\x12\x1b\n" +
 	"\tmark_hash\x18\a \x01(\tR\bmarkHash\x12\x16\n" +
-	"\x06format\x18\b \x01(\rR\x06format\"-\n" +
+	"\x06format\x18\b \x01(\rR\x06format\x12'\n" +
+	"\x0fcertificate_end\x18\t \x01(\x03R\x0ecertificateEnd\"-\n" +
 	"\fRenewRequest\x12\x1d\n" +
 	"\n" +
 	"public_key\x18\x01 \x01(\fR\tpublicKey\"P\n" +
@@ -1263,7 +1864,37 @@ const file_peer_proto_rawDesc = "" +
 	"\n" +
 	"cluster_id\x18\x01 \x01(\tR\tclusterId\x12\x0e\n" +
 	"\x02ca\x18\x02 \x01(\fR\x02ca\x12\x12\n" +
-	"\x04node\x18\x03 \x01(\fR\x04node\"#\n" +
+	"\x04node\x18\x03 \x01(\fR\x04node\"'\n" +
+	"\rSearchRequest\x12\x16\n" +
+	"\x06search\x18\x01 \x01(\fR\x06search\"T\n" +
+	"\x0eSearchResponse\x12\x12\n" +
+	"\x04hits\x18\x01 \x01(\fR\x04hits\x12\x12\n" +
+	"\x04held\x18\x02 \x01(\fR\x04held\x12\x1a\n" +
+	"\bmatching\x18\x03 \x01(\fR\bmatching\".\n" +
+	"\x0fSessionsRequest\x12\x1b\n" +
+	"\tagent_ids\x18\x01 \x03(\tR\bagentIds\"F\n" +
+	"\x10SessionsResponse\x12\x1a\n" +
+	"\bsessions\x18\x01 \x03(\fR\bsessions\x12\x16\n" +
+	"\x06looked\x18\x02 \x01(\rR\x06looked\"=\n" +
+	"\n" +
+	"AgentClaim\x12\x19\n" +
+	"\bagent_id\x18\x01 \x01(\tR\aagentId\x12\x14\n" +
+	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\"B\n" +
+	"\fClaimRequest\x122\n" +
+	"\x06claims\x18\x01 \x03(\v2\x1a.muster.peer.v1.AgentClaimR\x06claims\"E\n" +
+	"\rClaimResponse\x124\n" +
+	"\arefused\x18\x01 \x03(\v2\x1a.muster.peer.v1.AgentClaimR\arefused\"+\n" +
+	"\fResetRequest\x12\x1b\n" +
+	"\tagent_ids\x18\x01 \x03(\tR\bagentIds\"'\n" +
+	"\rResetResponse\x12\x16\n" +
+	"\x06closed\x18\x01 \x03(\tR\x06closed\"D\n" +
+	"\fAwaitRequest\x12\x17\n" +
+	"\atask_id\x18\x01 \x01(\tR\x06taskId\x12\x1b\n" +
+	"\twithin_ms\x18\x02 \x01(\rR\bwithinMs\"P\n" +
+	"\n" +
+	"AwaitEvent\x120\n" +
+	"\x05state\x18\x01 \x01(\x0e2\x1a.muster.peer.v1.AwaitStateR\x05state\x12\x10\n" +
+	"\x03why\x18\x02 \x01(\tR\x03why\"#\n" +
 	"\tNotLeader\x12\x16\n" +
 	"\x06leader\x18\x01 \x01(\tR\x06leader\"K\n" +
 	"\aRefusal\x12\x12\n" +
@@ -1304,18 +1935,29 @@ const file_peer_proto_rawDesc = "" +
 	"\x03why\x18\x02 \x01(\tR\x03why\"K\n" +
 	"\aRefused\x12.\n" +
 	"\x06reason\x18\x01 \x01(\x0e2\x16.muster.peer.v1.ReasonR\x06reason\x12\x10\n" +
-	"\x03why\x18\x02 \x01(\tR\x03why*u\n" +
+	"\x03why\x18\x02 \x01(\tR\x03why*{\n" +
+	"\n" +
+	"AwaitState\x12\x1b\n" +
+	"\x17AWAIT_STATE_UNSPECIFIED\x10\x00\x12\x1a\n" +
+	"\x16AWAIT_STATE_REGISTERED\x10\x01\x12\x17\n" +
+	"\x13AWAIT_STATE_WRITTEN\x10\x02\x12\x1b\n" +
+	"\x17AWAIT_STATE_NOT_WRITTEN\x10\x03*u\n" +
 	"\x06Reason\x12\x16\n" +
 	"\x12REASON_UNSPECIFIED\x10\x00\x12\x17\n" +
 	"\x13REASON_WRONG_SECRET\x10\x01\x12\x14\n" +
 	"\x10REASON_THROTTLED\x10\x02\x12\x12\n" +
 	"\x0eREASON_NOT_NOW\x10\x03\x12\x10\n" +
-	"\fREASON_NEVER\x10\x042\xba\x02\n" +
+	"\fREASON_NEVER\x10\x042\xa5\x05\n" +
 	"\x04Peer\x12J\n" +
 	"\aPropose\x12\x1e.muster.peer.v1.ProposeRequest\x1a\x1f.muster.peer.v1.ProposeResponse\x12P\n" +
 	"\tReadIndex\x12 .muster.peer.v1.ReadIndexRequest\x1a!.muster.peer.v1.ReadIndexResponse\x12P\n" +
 	"\tNodeState\x12 .muster.peer.v1.NodeStateRequest\x1a!.muster.peer.v1.NodeStateResponse\x12B\n" +
-	"\x05Renew\x12\x1c.muster.peer.v1.RenewRequest\x1a\x1b.muster.peer.v1.CertificateB\x1aZ\x18muster/peerrpc/peerrpcpbb\x06proto3"
+	"\x05Renew\x12\x1c.muster.peer.v1.RenewRequest\x1a\x1b.muster.peer.v1.Certificate\x12G\n" +
+	"\x06Search\x12\x1d.muster.peer.v1.SearchRequest\x1a\x1e.muster.peer.v1.SearchResponse\x12M\n" +
+	"\bSessions\x12\x1f.muster.peer.v1.SessionsRequest\x1a .muster.peer.v1.SessionsResponse\x12D\n" +
+	"\x05Claim\x12\x1c.muster.peer.v1.ClaimRequest\x1a\x1d.muster.peer.v1.ClaimResponse\x12D\n" +
+	"\x05Reset\x12\x1c.muster.peer.v1.ResetRequest\x1a\x1d.muster.peer.v1.ResetResponse\x12E\n" +
+	"\x05Await\x12\x1c.muster.peer.v1.AwaitRequest\x1a\x1a.muster.peer.v1.AwaitEvent(\x010\x01B\x1aZ\x18muster/peerrpc/peerrpcpbb\x06proto3"
 
 var (
 	file_peer_proto_rawDescOnce sync.Once
@@ -1329,54 +1971,79 @@ func file_peer_proto_rawDescGZIP() []byte {
 	return file_peer_proto_rawDescData
 }
 
-var file_peer_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 19)
+var file_peer_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
+var file_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 30)
 var file_peer_proto_goTypes = []any{
-	(Reason)(0),               // 0: muster.peer.v1.Reason
-	(*ProposeRequest)(nil),    // 1: muster.peer.v1.ProposeRequest
-	(*ProposeResponse)(nil),   // 2: muster.peer.v1.ProposeResponse
-	(*ReadIndexRequest)(nil),  // 3: muster.peer.v1.ReadIndexRequest
-	(*ReadIndexResponse)(nil), // 4: muster.peer.v1.ReadIndexResponse
-	(*NodeStateRequest)(nil),  // 5: muster.peer.v1.NodeStateRequest
-	(*NodeStateResponse)(nil), // 6: muster.peer.v1.NodeStateResponse
-	(*RenewRequest)(nil),      // 7: muster.peer.v1.RenewRequest
-	(*Certificate)(nil),       // 8: muster.peer.v1.Certificate
-	(*NotLeader)(nil),         // 9: muster.peer.v1.NotLeader
-	(*Refusal)(nil),           // 10: muster.peer.v1.Refusal
-	(*Frame)(nil),             // 11: muster.peer.v1.Frame
-	(*Hello)(nil),             // 12: muster.peer.v1.Hello
-	(*Challenge)(nil),         // 13: muster.peer.v1.Challenge
-	(*Ask)(nil),               // 14: muster.peer.v1.Ask
-	(*Enrol)(nil),             // 15: muster.peer.v1.Enrol
-	(*Promise)(nil),           // 16: muster.peer.v1.Promise
-	(*Answer)(nil),            // 17: muster.peer.v1.Answer
-	(*Promised)(nil),          // 18: muster.peer.v1.Promised
-	(*Refused)(nil),           // 19: muster.peer.v1.Refused
+	(AwaitState)(0),           // 0: muster.peer.v1.AwaitState
+	(Reason)(0),               // 1: muster.peer.v1.Reason
+	(*ProposeRequest)(nil),    // 2: muster.peer.v1.ProposeRequest
+	(*ProposeResponse)(nil),   // 3: muster.peer.v1.ProposeResponse
+	(*ReadIndexRequest)(nil),  // 4: muster.peer.v1.ReadIndexRequest
+	(*ReadIndexResponse)(nil), // 5: muster.peer.v1.ReadIndexResponse
+	(*NodeStateRequest)(nil),  // 6: muster.peer.v1.NodeStateRequest
+	(*NodeStateResponse)(nil), // 7: muster.peer.v1.NodeStateResponse
+	(*RenewRequest)(nil),      // 8: muster.peer.v1.RenewRequest
+	(*Certificate)(nil),       // 9: muster.peer.v1.Certificate
+	(*SearchRequest)(nil),     // 10: muster.peer.v1.SearchRequest
+	(*SearchResponse)(nil),    // 11: muster.peer.v1.SearchResponse
+	(*SessionsRequest)(nil),   // 12: muster.peer.v1.SessionsRequest
+	(*SessionsResponse)(nil),  // 13: muster.peer.v1.SessionsResponse
+	(*AgentClaim)(nil),        // 14: muster.peer.v1.AgentClaim
+	(*ClaimRequest)(nil),      // 15: muster.peer.v1.ClaimRequest
+	(*ClaimResponse)(nil),     // 16: muster.peer.v1.ClaimResponse
+	(*ResetRequest)(nil),      // 17: muster.peer.v1.ResetRequest
+	(*ResetResponse)(nil),     // 18: muster.peer.v1.ResetResponse
+	(*AwaitRequest)(nil),      // 19: muster.peer.v1.AwaitRequest
+	(*AwaitEvent)(nil),        // 20: muster.peer.v1.AwaitEvent
+	(*NotLeader)(nil),         // 21: muster.peer.v1.NotLeader
+	(*Refusal)(nil),           // 22: muster.peer.v1.Refusal
+	(*Frame)(nil),             // 23: muster.peer.v1.Frame
+	(*Hello)(nil),             // 24: muster.peer.v1.Hello
+	(*Challenge)(nil),         // 25: muster.peer.v1.Challenge
+	(*Ask)(nil),               // 26: muster.peer.v1.Ask
+	(*Enrol)(nil),             // 27: muster.peer.v1.Enrol
+	(*Promise)(nil),           // 28: muster.peer.v1.Promise
+	(*Answer)(nil),            // 29: muster.peer.v1.Answer
+	(*Promised)(nil),          // 30: muster.peer.v1.Promised
+	(*Refused)(nil),           // 31: muster.peer.v1.Refused
 }
 var file_peer_proto_depIdxs = []int32{
-	12, // 0: muster.peer.v1.Frame.hello:type_name -> muster.peer.v1.Hello
-	13, // 1: muster.peer.v1.Frame.challenge:type_name -> muster.peer.v1.Challenge
-	14, // 2: muster.peer.v1.Frame.ask:type_name -> muster.peer.v1.Ask
-	17, // 3: muster.peer.v1.Frame.answer:type_name -> muster.peer.v1.Answer
-	15, // 4: muster.peer.v1.Ask.enrol:type_name -> muster.peer.v1.Enrol
-	16, // 5: muster.peer.v1.Ask.promise:type_name -> muster.peer.v1.Promise
-	8,  // 6: muster.peer.v1.Answer.certificate:type_name -> muster.peer.v1.Certificate
-	18, // 7: muster.peer.v1.Answer.promised:type_name -> muster.peer.v1.Promised
-	19, // 8: muster.peer.v1.Answer.refused:type_name -> muster.peer.v1.Refused
-	0,  // 9: muster.peer.v1.Refused.reason:type_name -> muster.peer.v1.Reason
-	1,  // 10: muster.peer.v1.Peer.Propose:input_type -> muster.peer.v1.ProposeRequest
-	3,  // 11: muster.peer.v1.Peer.ReadIndex:input_type -> muster.peer.v1.ReadIndexRequest
-	5,  // 12: muster.peer.v1.Peer.NodeState:input_type -> muster.peer.v1.NodeStateRequest
-	7,  // 13: muster.peer.v1.Peer.Renew:input_type -> muster.peer.v1.RenewRequest
-	2,  // 14: muster.peer.v1.Peer.Propose:output_type -> muster.peer.v1.ProposeResponse
-	4,  // 15: muster.peer.v1.Peer.ReadIndex:output_type -> muster.peer.v1.ReadIndexResponse
-	6,  // 16: muster.peer.v1.Peer.NodeState:output_type -> muster.peer.v1.NodeStateResponse
-	8,  // 17: muster.peer.v1.Peer.Renew:output_type -> muster.peer.v1.Certificate
-	14, // [14:18] is the sub-list for method output_type
-	10, // [10:14] is the sub-list for method input_type
-	10, // [10:10] is the sub-list for extension type_name
-	10, // [10:10] is the sub-list for extension extendee
-	0,  // [0:10] is the sub-list for field type_name
+	14, // 0: muster.peer.v1.ClaimRequest.claims:type_name -> muster.peer.v1.AgentClaim
+	14, // 1: muster.peer.v1.ClaimResponse.refused:type_name -> muster.peer.v1.AgentClaim
+	0,  // 2: muster.peer.v1.AwaitEvent.state:type_name -> muster.peer.v1.AwaitState
+	24, // 3: muster.peer.v1.Frame.hello:type_name -> muster.peer.v1.Hello
+	25, // 4: muster.peer.v1.Frame.challenge:type_name -> muster.peer.v1.Challenge
+	26, // 5: muster.peer.v1.Frame.ask:type_name -> muster.peer.v1.Ask
+	29, // 6: muster.peer.v1.Frame.answer:type_name -> muster.peer.v1.Answer
+	27, // 7: muster.peer.v1.Ask.enrol:type_name -> muster.peer.v1.Enrol
+	28, // 8: muster.peer.v1.Ask.promise:type_name -> muster.peer.v1.Promise
+	9,  // 9: muster.peer.v1.Answer.certificate:type_name -> muster.peer.v1.Certificate
+	30, // 10: muster.peer.v1.Answer.promised:type_name -> muster.peer.v1.Promised
+	31, // 11: muster.peer.v1.Answer.refused:type_name -> muster.peer.v1.Refused
+	1,  // 12: muster.peer.v1.Refused.reason:type_name -> muster.peer.v1.Reason
+	2,  // 13: muster.peer.v1.Peer.Propose:input_type -> muster.peer.v1.ProposeRequest
+	4,  // 14: muster.peer.v1.Peer.ReadIndex:input_type -> muster.peer.v1.ReadIndexRequest
+	6,  // 15: muster.peer.v1.Peer.NodeState:input_type -> muster.peer.v1.NodeStateRequest
+	8,  // 16: muster.peer.v1.Peer.Renew:input_type -> muster.peer.v1.RenewRequest
+	10, // 17: muster.peer.v1.Peer.Search:input_type -> muster.peer.v1.SearchRequest
+	12, // 18: muster.peer.v1.Peer.Sessions:input_type -> muster.peer.v1.SessionsRequest
+	15, // 19: muster.peer.v1.Peer.Claim:input_type -> muster.peer.v1.ClaimRequest
+	17, // 20: muster.peer.v1.Peer.Reset:input_type -> muster.peer.v1.ResetRequest
+	19, // 21: muster.peer.v1.Peer.Await:input_type -> muster.peer.v1.AwaitRequest
+	3,  // 22: muster.peer.v1.Peer.Propose:output_type -> muster.peer.v1.ProposeResponse
+	5,  // 23: muster.peer.v1.Peer.ReadIndex:output_type -> muster.peer.v1.ReadIndexResponse
+	7,  // 24: muster.peer.v1.Peer.NodeState:output_type -> muster.peer.v1.NodeStateResponse
+	9,  // 25: muster.peer.v1.Peer.Renew:output_type -> muster.peer.v1.Certificate
+	11, // 26: muster.peer.v1.Peer.Search:output_type -> muster.peer.v1.SearchResponse
+	13, // 27: muster.peer.v1.Peer.Sessions:output_type -> muster.peer.v1.SessionsResponse
+	16, // 28: muster.peer.v1.Peer.Claim:output_type -> muster.peer.v1.ClaimResponse
+	18, // 29: muster.peer.v1.Peer.Reset:output_type -> muster.peer.v1.ResetResponse
+	20, // 30: muster.peer.v1.Peer.Await:output_type -> muster.peer.v1.AwaitEvent
+	22, // [22:31] is the sub-list for method output_type
+	13, // [13:22] is the sub-list for method input_type
+	13, // [13:13] is the sub-list for extension type_name
+	13, // [13:13] is the sub-list for extension extendee
+	0,  // [0:13] is the sub-list for field type_name
 }
 
 func init() { file_peer_proto_init() }
@@ -1384,17 +2051,17 @@ func file_peer_proto_init() {
 	if File_peer_proto != nil {
 		return
 	}
-	file_peer_proto_msgTypes[10].OneofWrappers = []any{
+	file_peer_proto_msgTypes[21].OneofWrappers = []any{
 		(*Frame_Hello)(nil),
 		(*Frame_Challenge)(nil),
 		(*Frame_Ask)(nil),
 		(*Frame_Answer)(nil),
 	}
-	file_peer_proto_msgTypes[13].OneofWrappers = []any{
+	file_peer_proto_msgTypes[24].OneofWrappers = []any{
 		(*Ask_Enrol)(nil),
 		(*Ask_Promise)(nil),
 	}
-	file_peer_proto_msgTypes[16].OneofWrappers = []any{
+	file_peer_proto_msgTypes[27].OneofWrappers = []any{
 		(*Answer_Certificate)(nil),
 		(*Answer_Promised)(nil),
 		(*Answer_Refused)(nil),
@@ -1404,8 +2071,8 @@ func file_peer_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_peer_proto_rawDesc), len(file_peer_proto_rawDesc)),
-			NumEnums:      1,
-			NumMessages:   19,
+			NumEnums:      2,
+			NumMessages:   30,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -29,6 +29,11 @@ const (
 	Peer_ReadIndex_FullMethodName = "/muster.peer.v1.Peer/ReadIndex"
 	Peer_NodeState_FullMethodName = "/muster.peer.v1.Peer/NodeState"
 	Peer_Renew_FullMethodName     = "/muster.peer.v1.Peer/Renew"
+	Peer_Search_FullMethodName    = "/muster.peer.v1.Peer/Search"
+	Peer_Sessions_FullMethodName  = "/muster.peer.v1.Peer/Sessions"
+	Peer_Claim_FullMethodName     = "/muster.peer.v1.Peer/Claim"
+	Peer_Reset_FullMethodName     = "/muster.peer.v1.Peer/Reset"
+	Peer_Await_FullMethodName     = "/muster.peer.v1.Peer/Await"
 )
 
 // PeerClient is the client API for Peer service.
@@ -46,6 +51,18 @@ type PeerClient interface {
 	NodeState(ctx context.Context, in *NodeStateRequest, opts ...grpc.CallOption) (*NodeStateResponse, error)
 	// Renew issues a new certificate for the calling node.
 	Renew(ctx context.Context, in *RenewRequest, opts ...grpc.CallOption) (*Certificate, error)
+	// Search asks about the agents whose streams the node holds.
+	Search(ctx context.Context, in *SearchRequest, opts ...grpc.CallOption) (*SearchResponse, error)
+	// Sessions returns those of the named agents' sessions that the node holds.
+	Sessions(ctx context.Context, in *SessionsRequest, opts ...grpc.CallOption) (*SessionsResponse, error)
+	// Claim says that the calling node holds the agents' streams.
+	Claim(ctx context.Context, in *ClaimRequest, opts ...grpc.CallOption) (*ClaimResponse, error)
+	// Reset closes those of the named agents' streams that the node holds.
+	Reset(ctx context.Context, in *ResetRequest, opts ...grpc.CallOption) (*ResetResponse, error)
+	// Await tells when a task's command has been written to a stream of the node.
+	// The asking side sends one request; when it closes its direction, it has
+	// given up. The node sends two events.
+	Await(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[AwaitRequest, AwaitEvent], error)
 }
 
 type peerClient struct {
@@ -96,6 +113,59 @@ func (c *peerClient) Renew(ctx context.Context, in *RenewRequest, opts ...grpc.C
 	return out, nil
 }
 
+func (c *peerClient) Search(ctx context.Context, in *SearchRequest, opts ...grpc.CallOption) (*SearchResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(SearchResponse)
+	err := c.cc.Invoke(ctx, Peer_Search_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *peerClient) Sessions(ctx context.Context, in *SessionsRequest, opts ...grpc.CallOption) (*SessionsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(SessionsResponse)
+	err := c.cc.Invoke(ctx, Peer_Sessions_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *peerClient) Claim(ctx context.Context, in *ClaimRequest, opts ...grpc.CallOption) (*ClaimResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ClaimResponse)
+	err := c.cc.Invoke(ctx, Peer_Claim_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *peerClient) Reset(ctx context.Context, in *ResetRequest, opts ...grpc.CallOption) (*ResetResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ResetResponse)
+	err := c.cc.Invoke(ctx, Peer_Reset_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *peerClient) Await(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[AwaitRequest, AwaitEvent], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &Peer_ServiceDesc.Streams[0], Peer_Await_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[AwaitRequest, AwaitEvent]{ClientStream: stream}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Peer_AwaitClient = grpc.BidiStreamingClient[AwaitRequest, AwaitEvent]
+
 // PeerServer is the server API for Peer service.
 // All implementations must embed UnimplementedPeerServer
 // for forward compatibility.
@@ -111,6 +181,18 @@ type PeerServer interface {
 	NodeState(context.Context, *NodeStateRequest) (*NodeStateResponse, error)
 	// Renew issues a new certificate for the calling node.
 	Renew(context.Context, *RenewRequest) (*Certificate, error)
+	// Search asks about the agents whose streams the node holds.
+	Search(context.Context, *SearchRequest) (*SearchResponse, error)
+	// Sessions returns those of the named agents' sessions that the node holds.
+	Sessions(context.Context, *SessionsRequest) (*SessionsResponse, error)
+	// Claim says that the calling node holds the agents' streams.
+	Claim(context.Context, *ClaimRequest) (*ClaimResponse, error)
+	// Reset closes those of the named agents' streams that the node holds.
+	Reset(context.Context, *ResetRequest) (*ResetResponse, error)
+	// Await tells when a task's command has been written to a stream of the node.
+	// The asking side sends one request; when it closes its direction, it has
+	// given up. The node sends two events.
+	Await(grpc.BidiStreamingServer[AwaitRequest, AwaitEvent]) error
 	mustEmbedUnimplementedPeerServer()
 }
 
@@ -132,6 +214,21 @@ func (UnimplementedPeerServer) NodeState(context.Context, *NodeStateRequest) (*N
 }
 func (UnimplementedPeerServer) Renew(context.Context, *RenewRequest) (*Certificate, error) {
 	return nil, status.Error(codes.Unimplemented, "method Renew not implemented")
+}
+func (UnimplementedPeerServer) Search(context.Context, *SearchRequest) (*SearchResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Search not implemented")
+}
+func (UnimplementedPeerServer) Sessions(context.Context, *SessionsRequest) (*SessionsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Sessions not implemented")
+}
+func (UnimplementedPeerServer) Claim(context.Context, *ClaimRequest) (*ClaimResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Claim not implemented")
+}
+func (UnimplementedPeerServer) Reset(context.Context, *ResetRequest) (*ResetResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Reset not implemented")
+}
+func (UnimplementedPeerServer) Await(grpc.BidiStreamingServer[AwaitRequest, AwaitEvent]) error {
+	return status.Error(codes.Unimplemented, "method Await not implemented")
 }
 func (UnimplementedPeerServer) mustEmbedUnimplementedPeerServer() {}
 func (UnimplementedPeerServer) testEmbeddedByValue()              {}
@@ -226,6 +323,85 @@ func _Peer_Renew_Handler(srv interface{}, ctx context.Context, dec func(interfac
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Peer_Search_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(SearchRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(PeerServer).Search(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Peer_Search_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(PeerServer).Search(ctx, req.(*SearchRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Peer_Sessions_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(SessionsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(PeerServer).Sessions(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Peer_Sessions_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(PeerServer).Sessions(ctx, req.(*SessionsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Peer_Claim_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ClaimRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(PeerServer).Claim(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Peer_Claim_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(PeerServer).Claim(ctx, req.(*ClaimRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Peer_Reset_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ResetRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(PeerServer).Reset(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Peer_Reset_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(PeerServer).Reset(ctx, req.(*ResetRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Peer_Await_Handler(srv interface{}, stream grpc.ServerStream) error {
+	return srv.(PeerServer).Await(&grpc.GenericServerStream[AwaitRequest, AwaitEvent]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Peer_AwaitServer = grpc.BidiStreamingServer[AwaitRequest, AwaitEvent]
+
 // Peer_ServiceDesc is the grpc.ServiceDesc for Peer service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -249,7 +425,30 @@ var Peer_ServiceDesc = grpc.ServiceDesc{
 			MethodName: "Renew",
 			Handler:    _Peer_Renew_Handler,
 		},
+		{
+			MethodName: "Search",
+			Handler:    _Peer_Search_Handler,
+		},
+		{
+			MethodName: "Sessions",
+			Handler:    _Peer_Sessions_Handler,
+		},
+		{
+			MethodName: "Claim",
+			Handler:    _Peer_Claim_Handler,
+		},
+		{
+			MethodName: "Reset",
+			Handler:    _Peer_Reset_Handler,
+		},
 	},
-	Streams:  []grpc.StreamDesc{},
+	Streams: []grpc.StreamDesc{
+		{
+			StreamName:    "Await",
+			Handler:       _Peer_Await_Handler,
+			ServerStreams: true,
+			ClientStreams: true,
+		},
+	},
 	Metadata: "peer.proto",
 }
