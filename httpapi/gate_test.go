@@ -91,7 +91,9 @@ func gated(path string, rec *httptest.ResponseRecorder, reason string) bool {
 func TestStartingIsToldEverywhere(t *testing.T) {
 	reason := ""
 	w := newWorld(t, func(o *httpapi.Options) { o.Starting = func() string { return reason } })
-	seen := func(path string) int { return strings.Count(w.do("GET "+path, request{}).Body.String(), "it is quarantined") }
+	seen := func(path string) int {
+		return strings.Count(w.do("GET "+path, request{}).Body.String(), "it is quarantined")
+	}
 	if rec := w.do(getStatus, request{as: fleet.RoleViewer}); rec.Code != 200 || seen("/readyz")+seen("/") != 0 {
 		t.Fatalf("when the state may be read: %d", rec.Code)
 	}

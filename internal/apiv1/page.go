@@ -19,6 +19,13 @@ type Problem struct {
 type Page[T any] struct {
 	Items []T    `json:"items"`
 	Next  string `json:"next,omitempty" description:"Give it as ?after= to get the next page; absent on the last one."`
+	// PageInfo is nil when all nodes that were asked have answered.
+	PageInfo *PageInfo `json:"page_info,omitempty"`
+}
+
+// PageInfo says what a page may lack.
+type PageInfo struct {
+	Missing []string `json:"missing" description:"The nodes that did not answer in time, by name: what only they know is not in the list. The header X-Muster-Missing names them too."`
 }
 
 // PageQuery asks for a part of a list.
