@@ -4,7 +4,6 @@
 package gossip
 
 import (
-	"log/slog"
 	"time"
 
 	"github.com/hashicorp/memberlist"
@@ -31,9 +30,7 @@ func (g *Mesh) config() *memberlist.Config {
 	// A node that came back under its name with another address takes the place
 	// of the dead one.
 	config.DeadNodeReclaimTime = 10 * time.Second
-	// Its own log is of use to developers only: what operators must know is
-	// logged where this package notices it.
-	config.Logger = slog.NewLogLogger(g.logger.Handler(), slog.LevelDebug)
+	config.Logger = newLibraryLog(g)
 	return config
 }
 

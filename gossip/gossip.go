@@ -124,6 +124,7 @@ type Mesh struct {
 	list      atomic.Pointer[memberlist.Memberlist] // nil before Run
 	conflicts seldom
 	foreign   seldom
+	strangers seldom
 
 	tried  chan struct{} // closed after the first attempt to join
 	rivals chan fleet.Member

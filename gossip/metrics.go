@@ -16,6 +16,7 @@ const (
 	reasonStale        = "stale"
 	reasonRegistryFull = "registry_full"
 	reasonTooManyNodes = "too_many_nodes"
+	reasonOtherKey     = "other_key"
 )
 
 type metrics struct {

@@ -44,8 +44,8 @@ func (l *lines) count(s string) int {
 func TestAnotherSecretDoesNotJoin(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := memnet.New()
-		log := &lines{}
-		one := startNode(t, n, 1)
+		log, other := &lines{}, &lines{}
+		one := startNode(t, n, 1, func(o *gossip.Options) { o.Logger = slog.New(slog.NewTextHandler(other, nil)) })
 		two := startNode(t, n, 2, func(o *gossip.Options) {
 			o.Key = bytes.Repeat([]byte{8}, 32)
 			o.Logger = slog.New(slog.NewTextHandler(log, nil))
@@ -56,6 +56,9 @@ func TestAnotherSecretDoesNotJoin(t *testing.T) {
 		}
 		if got := log.count("the same cluster secret"); got < 3 || got > 4 {
 			t.Errorf("the hint was logged %d times in 3 minutes", got)
+		}
+		if got := other.count("with another cluster secret is ignored"); got < 3 || got > 4 {
+			t.Errorf("the other side logged it %d times in 3 minutes", got)
 		}
 	})
 }
@@ -88,7 +91,16 @@ func TestTwoNodesWithOneNameAreReported(t *testing.T) {
 		startNode(t, n, 1, func(o *gossip.Options) { o.Logger = slog.New(slog.NewTextHandler(log, nil)) })
 		startNode(t, n, 2)
 		time.Sleep(5 * time.Second)
-		startNode(t, n, 3, func(o *gossip.Options) { o.Self.NodeID = "n2" })
+		three := startNode(t, n, 3, func(o *gossip.Options) { o.Self.NodeID = "n2" })
+		<-three.Tried()
+		select {
+		case rival := <-three.Rivals():
+			if rival.AgentAddr != ip(2)+":6751" {
+				t.Errorf("the rival is at %s", rival.AgentAddr)
+			}
+		default:
+			t.Error("the later node does not know of its rival")
+		}
 		time.Sleep(10 * time.Second)
 		if log.count("have the same name") != 1 {
 			t.Errorf("logged %d times", log.count("have the same name"))
