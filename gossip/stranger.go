@@ -24,7 +24,7 @@ func newLibraryLog(g *Mesh) *log.Logger {
 // Write takes one line.
 func (l *libraryLog) Write(line []byte) (int, error) {
 	text := strings.TrimSpace(string(line))
-	if strings.Contains(text, "No installed keys could decrypt") || strings.Contains(text, "Decrypt packet failed") {
+	if strings.Contains(text, "no installed keys could decrypt") || strings.Contains(text, "Decrypt packet failed") {
 		l.g.metrics.ignore(reasonOtherKey)
 		if _, from, ok := strings.Cut(text, "from="); ok && l.g.strangers.now() {
 			l.g.logger.Warn("gossip with another cluster secret is ignored: if it comes from a node of this cluster, give every node the same --cluster-secret or --cluster-secret-file",
