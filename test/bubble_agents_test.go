@@ -15,7 +15,7 @@ import (
 )
 
 // setDefaultConfig makes these plugins, with a version, the default config.
-func setDefaultConfig(w *bubble.World, version string, names ...string) {
+func setDefaultConfig(w *bubble.Node, version string, names ...string) {
 	w.T.Helper()
 	var items []map[string]any
 	for _, name := range names {
@@ -46,7 +46,7 @@ func wantConfig(t *testing.T, got bubble.Received, version string, names ...stri
 }
 
 // hasConfigs waits until so many configs came, and fails if there are more.
-func hasConfigs(w *bubble.World, a *bubble.Agent, n int, within time.Duration) bubble.Received {
+func hasConfigs(w *bubble.Node, a *bubble.Agent, n int, within time.Duration) bubble.Received {
 	w.T.Helper()
 	w.Eventually(within, fmt.Sprintf("%d configs", n), func() error {
 		if got := len(a.Configs()); got < n {
@@ -61,7 +61,7 @@ func hasConfigs(w *bubble.World, a *bubble.Agent, n int, within time.Duration) b
 }
 
 func TestBubbleHeartbeatIsSeenWithinASecond(t *testing.T) {
-	bubble.Run(t, func(t *testing.T, w *bubble.World) {
+	bubble.Run(t, func(t *testing.T, w *bubble.Node) {
 		unknown := w.Do(bubble.Request{Method: "GET", Path: "/api/v1/agent/getStatus/a1", Token: w.Token()})
 		if e, err := unknown.Envelope(); err != nil || e.Code != 3 {
 			t.Errorf("an agent that never came: %v %v, want code 3", unknown, err)
@@ -98,7 +98,7 @@ func TestBubbleHeartbeatIsSeenWithinASecond(t *testing.T) {
 }
 
 func TestBubbleConfigFollowsTheFirstHeartbeat(t *testing.T) {
-	bubble.Run(t, func(t *testing.T, w *bubble.World) {
+	bubble.Run(t, func(t *testing.T, w *bubble.Node) {
 		setDefaultConfig(w, "1.0", "collector", "driver")
 		a := w.Open("a1")
 		a.Send(bubble.NewRecord(bubble.Execve, "exe", "/bin/ls"))
@@ -141,7 +141,7 @@ func TestBubbleConfigFollowsTheFirstHeartbeat(t *testing.T) {
 // Without a config an agent is told nothing at all: an empty list would delete
 // its plugins.
 func TestBubbleNoConfigIsNoCommand(t *testing.T) {
-	bubble.Run(t, func(t *testing.T, w *bubble.World) {
+	bubble.Run(t, func(t *testing.T, w *bubble.Node) {
 		a := w.Open("a1")
 		a.Beat()
 		for minute := range 60 {
@@ -169,7 +169,7 @@ func TestBubbleNoConfigIsNoCommand(t *testing.T) {
 }
 
 func TestBubbleTagsReachRecords(t *testing.T) {
-	bubble.Run(t, func(t *testing.T, w *bubble.World) {
+	bubble.Run(t, func(t *testing.T, w *bubble.Node) {
 		tag := func(route, name string, by map[string]any) {
 			by["tag"] = name
 			w.Post("/api/v1/agent/"+route, by, nil)
@@ -213,7 +213,7 @@ func TestBubbleTagsReachRecords(t *testing.T) {
 }
 
 func TestBubbleNewestStreamWins(t *testing.T) {
-	bubble.Run(t, func(t *testing.T, w *bubble.World) {
+	bubble.Run(t, func(t *testing.T, w *bubble.Node) {
 		first := w.Open("a1")
 		first.Beat()
 		first.Send(bubble.NewRecord(bubble.Execve, "n", "1"))

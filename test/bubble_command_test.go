@@ -17,7 +17,7 @@ import (
 
 // command sends POST /command/ and returns the code of the AgentCenter's
 // envelope, its data, and how long the answer took.
-func command(w *bubble.World, key *bubble.Key, body string) (code int, data string, took time.Duration) {
+func command(w *bubble.Node, key *bubble.Key, body string) (code int, data string, took time.Duration) {
 	w.T.Helper()
 	began := time.Now()
 	a := w.Do(bubble.Request{Method: "POST", Path: "/command/", Sign: key, Body: body})
@@ -29,7 +29,7 @@ func command(w *bubble.World, key *bubble.Key, body string) (code int, data stri
 }
 
 func TestBubbleCommandReachesTheAgent(t *testing.T) {
-	bubble.Run(t, func(t *testing.T, w *bubble.World) {
+	bubble.Run(t, func(t *testing.T, w *bubble.Node) {
 		key := w.NewKey("agents")
 		a := w.Open("a1")
 		a.Beat()
@@ -61,7 +61,7 @@ func TestBubbleCommandReachesTheAgent(t *testing.T) {
 }
 
 func TestBubbleCommandWithoutAStreamIsRefusedAtOnce(t *testing.T) {
-	bubble.Run(t, func(t *testing.T, w *bubble.World) {
+	bubble.Run(t, func(t *testing.T, w *bubble.Node) {
 		key := w.NewKey("agents")
 		a := w.Open("gone")
 		a.Beat()

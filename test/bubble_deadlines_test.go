@@ -12,7 +12,7 @@ import (
 )
 
 func TestBubbleTaskWaitsForAnOfflineAgent(t *testing.T) {
-	bubble.Run(t, func(t *testing.T, w *bubble.World) {
+	bubble.Run(t, func(t *testing.T, w *bubble.Node) {
 		for _, id := range []string{"early", "late"} {
 			known(w, id).Leave()
 		}
@@ -47,7 +47,7 @@ func TestBubbleTaskWaitsForAnOfflineAgent(t *testing.T) {
 // A task is sent once, and without an answer ends as unknown at its deadline,
 // whatever the agent's stream does meanwhile.
 func TestBubbleTaskIsSentOnceOnly(t *testing.T) {
-	bubble.Run(t, func(t *testing.T, w *bubble.World) {
+	bubble.Run(t, func(t *testing.T, w *bubble.Node) {
 		a := known(w, "a1")
 		ended := func(id string) string {
 			var page struct {
@@ -93,7 +93,7 @@ func TestBubbleTaskIsSentOnceOnly(t *testing.T) {
 
 // A task of delivery `retry` is sent again until it is answered.
 func TestBubbleRetriedTask(t *testing.T) {
-	bubble.Run(t, func(t *testing.T, w *bubble.World) {
+	bubble.Run(t, func(t *testing.T, w *bubble.Node) {
 		a := known(w, "a1")
 		var made struct{ ID string }
 		w.V1("POST", "/v1/tasks", map[string]any{
@@ -119,7 +119,7 @@ func TestBubbleRetriedTask(t *testing.T) {
 }
 
 func TestBubbleConfigTaskSetsOwnConfig(t *testing.T) {
-	bubble.Run(t, func(t *testing.T, w *bubble.World) {
+	bubble.Run(t, func(t *testing.T, w *bubble.Node) {
 		setDefaultConfig(w, "1.0", "collector", "driver")
 		a, other := known(w, "a1"), known(w, "a2")
 		offline := known(w, "a3")
@@ -160,7 +160,7 @@ func TestBubbleConfigTaskSetsOwnConfig(t *testing.T) {
 
 // Whatever agents do, each task ends, and each of its parts is counted once.
 func TestBubbleEveryTaskEnds(t *testing.T) {
-	bubble.Run(t, func(t *testing.T, w *bubble.World) {
+	bubble.Run(t, func(t *testing.T, w *bubble.Node) {
 		silent, failing, leaving := known(w, "silent"), known(w, "failing"), known(w, "leaving")
 		known(w, "gone").Leave()
 		known(w, "returning").Leave()

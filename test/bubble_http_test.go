@@ -17,7 +17,7 @@ import (
 // Requests that cannot be accepted are answered with what is wrong, and change
 // nothing.
 func TestBubbleBadRequests(t *testing.T) {
-	bubble.Run(t, func(t *testing.T, w *bubble.World) {
+	bubble.Run(t, func(t *testing.T, w *bubble.Node) {
 		v := newWitness(w)
 		setDefaultConfig(w, "1.0", "collector")
 		hasConfigs(w, v.agent, 1, 2*time.Second)
@@ -81,7 +81,7 @@ func TestBubbleBadRequests(t *testing.T) {
 }
 
 func TestBubbleSignaturesMustBeFresh(t *testing.T) {
-	bubble.Run(t, func(t *testing.T, w *bubble.World) {
+	bubble.Run(t, func(t *testing.T, w *bubble.Node) {
 		v := newWitness(w)
 		key, wrong := w.NewKey("agents"), w.NewKey("sd")
 		const body = `{"agent_id":"witness","command":{"task":{"data_type":1051,"name":"elkeid-agent","data":"{}"}}}`
@@ -119,7 +119,7 @@ func TestBubbleSignaturesMustBeFresh(t *testing.T) {
 }
 
 // wantToken fails the test unless a token is good, or is refused with 401.
-func wantToken(w *bubble.World, token, what string, good bool) {
+func wantToken(w *bubble.Node, token, what string, good bool) {
 	w.T.Helper()
 	want := http.StatusUnauthorized
 	if good {
@@ -139,7 +139,7 @@ func wantToken(w *bubble.World, token, what string, good bool) {
 }
 
 func TestBubbleTokensEnd(t *testing.T) {
-	bubble.Run(t, func(t *testing.T, w *bubble.World) {
+	bubble.Run(t, func(t *testing.T, w *bubble.Node) {
 		v := newWitness(w)
 		revoked, idle, busy := w.NewToken(), w.NewToken(), w.NewToken()
 		flipped := []byte(busy)
@@ -176,7 +176,7 @@ func TestBubbleTokensEnd(t *testing.T) {
 }
 
 func TestBubbleGuessingIsThrottled(t *testing.T) {
-	bubble.Run(t, func(t *testing.T, w *bubble.World) {
+	bubble.Run(t, func(t *testing.T, w *bubble.Node) {
 		v := newWitness(w)
 		wrong, throttled := 0, 0
 		for range 50 {

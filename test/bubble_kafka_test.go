@@ -26,13 +26,13 @@ const maxPendingBytes = 64 << 20
 func outside(c *node.Config) { c.Kafka.Brokers = []string{bubble.KafkaIP + ":9092"} }
 
 // readiness is the answer of /readyz.
-func readiness(w *bubble.World) string {
+func readiness(w *bubble.Node) string {
 	w.T.Helper()
 	a := w.Do(bubble.Request{Method: "GET", Path: "/readyz"})
 	return fmt.Sprint(a.Status, " ", a.Body)
 }
 
-func wantReadiness(w *bubble.World, within time.Duration, parts ...string) {
+func wantReadiness(w *bubble.Node, within time.Duration, parts ...string) {
 	w.T.Helper()
 	w.Eventually(within, "readiness", func() error {
 		got := readiness(w)
@@ -46,7 +46,7 @@ func wantReadiness(w *bubble.World, within time.Duration, parts ...string) {
 }
 
 func TestBubbleKafkaAway(t *testing.T) {
-	bubble.Run(t, func(t *testing.T, w *bubble.World) {
+	bubble.Run(t, func(t *testing.T, w *bubble.Node) {
 		const agents = 5
 		// There is no Kafka at all when the node starts.
 		wantReadiness(w, time.Second, "200", `"ready":true`, "kafka away")
@@ -127,7 +127,7 @@ type fatAgent struct {
 	sent    int
 }
 
-func newFatAgent(w *bubble.World, records, size int) *fatAgent {
+func newFatAgent(w *bubble.Node, records, size int) *fatAgent {
 	w.T.Helper()
 	f := &fatAgent{agent: w.Open("fat"), records: records}
 	body := make([]byte, size)
@@ -152,7 +152,7 @@ func (f *fatAgent) done() bool {
 
 // A node that stops while Kafka is away says what is lost, and does not hang.
 func TestBubbleStopWithoutKafka(t *testing.T) {
-	bubble.Run(t, func(t *testing.T, w *bubble.World) {
+	bubble.Run(t, func(t *testing.T, w *bubble.Node) {
 		a := w.Open("a1")
 		for range 10 {
 			a.Send(bubble.NewRecord(bubble.Execve))

@@ -17,7 +17,7 @@ import (
 )
 
 // sightings are what an operator sees of the replicated state.
-func sightings(w *bubble.World, tasks ...string) map[string]string {
+func sightings(w *bubble.Node, tasks ...string) map[string]string {
 	w.T.Helper()
 	seen := map[string]string{}
 	ask := func(method, path, body string) {
@@ -43,7 +43,7 @@ func sightings(w *bubble.World, tasks ...string) map[string]string {
 }
 
 // statusOf is Elkeid's status of an agent: running, abnormal or offline.
-func statusOf(w *bubble.World, id string) string {
+func statusOf(w *bubble.Node, id string) string {
 	w.T.Helper()
 	var doc struct{ Status, Hostname string }
 	w.Get("/api/v1/agent/getStatus/"+id, &doc)
@@ -54,7 +54,7 @@ func statusOf(w *bubble.World, id string) string {
 }
 
 func TestBubbleRestartKeepsEverything(t *testing.T) {
-	bubble.Run(t, func(t *testing.T, w *bubble.World) {
+	bubble.Run(t, func(t *testing.T, w *bubble.Node) {
 		const agents = 5
 		setDefaultConfig(w, "1.0", "collector")
 		w.Post("/api/v6/user/new", `{"username":"viewer","password":"look, do not touch","level":3}`, nil)
@@ -127,7 +127,7 @@ func TestBubbleRestartKeepsEverything(t *testing.T) {
 }
 
 // hasConfigsBesideTasks returns the only config that an agent was sent.
-func hasConfigsBesideTasks(w *bubble.World, a *bubble.Agent) bubble.Received {
+func hasConfigsBesideTasks(w *bubble.Node, a *bubble.Agent) bubble.Received {
 	w.T.Helper()
 	configs := a.Configs()
 	if len(configs) != 1 {
@@ -161,7 +161,7 @@ func checkKept(t *testing.T, before, after []bubble.Record) {
 // A node with idle agents has next to nothing to do: the inventory is written
 // once an hour.
 func TestBubbleIdleHour(t *testing.T) {
-	bubble.Run(t, func(t *testing.T, w *bubble.World) {
+	bubble.Run(t, func(t *testing.T, w *bubble.Node) {
 		const agents = 20
 		var commands int
 		f := w.StartFleet(agents, func(o *simagent.Options) {

@@ -21,7 +21,7 @@ import (
 // Each record of an agent becomes exactly the MQData of the contract, whatever
 // compresses its messages.
 func TestBubbleRecordsAreExact(t *testing.T) {
-	bubble.Run(t, func(t *testing.T, w *bubble.World) {
+	bubble.Run(t, func(t *testing.T, w *bubble.Node) {
 		want := map[string][]*agentpb.MQData{}
 		for _, compression := range grpccodec.Names() {
 			id := "agent-" + compression
@@ -87,7 +87,7 @@ func TestBubblePartitionsAreSaramas(t *testing.T) {
 // Agents that follow the stock agent's rules find the node through its service
 // discovery, and all that they send is in Kafka, once and in order.
 func TestBubbleFleetFindsTheNode(t *testing.T) {
-	bubble.Run(t, func(t *testing.T, w *bubble.World) {
+	bubble.Run(t, func(t *testing.T, w *bubble.Node) {
 		const agents, each = 10, 500
 		f := w.StartFleet(agents, func(o *simagent.Options) {
 			o.Load = simagent.Load{Rate: 100, Records: each}

@@ -24,12 +24,12 @@ import (
 
 // witness is a healthy agent beside those that are refused.
 type witness struct {
-	w     *bubble.World
+	w     *bubble.Node
 	agent *bubble.Agent
 	sent  int
 }
 
-func newWitness(w *bubble.World) *witness {
+func newWitness(w *bubble.Node) *witness {
 	w.T.Helper()
 	a := w.Open("witness")
 	a.Beat()
@@ -63,13 +63,13 @@ func (v *witness) all() []bubble.Record {
 }
 
 // refusedFor reads how often agents were refused for a reason.
-func refusedFor(w *bubble.World, reason string) float64 {
+func refusedFor(w *bubble.Node, reason string) float64 {
 	w.T.Helper()
 	return w.Metric(`muster_agentrpc_refused_total{reason="` + reason + `"}`)
 }
 
 func TestBubbleBadMessages(t *testing.T) {
-	bubble.Run(t, func(t *testing.T, w *bubble.World) {
+	bubble.Run(t, func(t *testing.T, w *bubble.Node) {
 		v := newWitness(w)
 		good := func(a *bubble.Agent) { a.Send(bubble.NewRecord(bubble.Execve, "exe", "good")) }
 		for _, bad := range []struct {
@@ -132,7 +132,7 @@ func TestBubbleBadMessages(t *testing.T) {
 // A record with more than its three fields is delivered without them: it cannot
 // speak as another agent, host or tag.
 func TestBubbleRecordCannotSpeakAsAnother(t *testing.T) {
-	bubble.Run(t, func(t *testing.T, w *bubble.World) {
+	bubble.Run(t, func(t *testing.T, w *bubble.Node) {
 		v := newWitness(w)
 		w.Eventually(5*time.Second, "the inventory has the agent", func() error {
 			if n := w.Status().Agents.Known; n != 1 {
@@ -176,7 +176,7 @@ func TestBubbleRecordCannotSpeakAsAnother(t *testing.T) {
 }
 
 func TestBubbleSilentStreamIsClosed(t *testing.T) {
-	bubble.Run(t, func(t *testing.T, w *bubble.World) {
+	bubble.Run(t, func(t *testing.T, w *bubble.Node) {
 		v := newWitness(w)
 		began := time.Now()
 		a := w.Open("silent")
@@ -209,7 +209,7 @@ func TestBubbleSilentStreamIsClosed(t *testing.T) {
 }
 
 func TestBubbleForeignCertificates(t *testing.T) {
-	bubble.Run(t, func(t *testing.T, w *bubble.World) {
+	bubble.Run(t, func(t *testing.T, w *bubble.Node) {
 		v := newWitness(w)
 		other, err := pki.NewCA("another-cluster", time.Now())
 		if err != nil {
@@ -243,7 +243,7 @@ func TestBubbleForeignCertificates(t *testing.T) {
 }
 
 func TestBubbleOldTLS(t *testing.T) {
-	bubble.Run(t, func(t *testing.T, w *bubble.World) {
+	bubble.Run(t, func(t *testing.T, w *bubble.Node) {
 		v := newWitness(w)
 		shake := func(version uint16) error {
 			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)

@@ -37,7 +37,7 @@ type subTaskDoc struct {
 	Result  string `json:"task_result"`
 }
 
-func getTask(w *bubble.World, id string) taskDoc {
+func getTask(w *bubble.Node, id string) taskDoc {
 	w.T.Helper()
 	var doc taskDoc
 	w.Get("/api/v1/agent/getTask/"+id, &doc)
@@ -45,7 +45,7 @@ func getTask(w *bubble.World, id string) taskDoc {
 }
 
 // subTasks returns the parts of a task by agent.
-func subTasks(w *bubble.World, taskID string) map[string]subTaskDoc {
+func subTasks(w *bubble.Node, taskID string) map[string]subTaskDoc {
 	w.T.Helper()
 	var list []subTaskDoc
 	w.Get("/api/v1/agent/getSubTask/"+taskID, &list)
@@ -58,7 +58,7 @@ func subTasks(w *bubble.World, taskID string) map[string]subTaskDoc {
 
 // quickTask sends a task to one agent and returns its ID; 0 seconds means the
 // default deadline.
-func quickTask(w *bubble.World, agentID string, seconds int, task string) string {
+func quickTask(w *bubble.Node, agentID string, seconds int, task string) string {
 	w.T.Helper()
 	var id string
 	w.Post(fmt.Sprintf("/api/v1/agent/quickTask/task?token=true&timeout=%d", seconds),
@@ -72,7 +72,7 @@ func quickTask(w *bubble.World, agentID string, seconds int, task string) string
 const pluginTask = `{"data_type":6053,"name":"scanner","data":"{}"}`
 
 // nextTask waits for an agent's n-th task.
-func nextTask(w *bubble.World, a *bubble.Agent, n int, within time.Duration) *agentpb.Task {
+func nextTask(w *bubble.Node, a *bubble.Agent, n int, within time.Duration) *agentpb.Task {
 	w.T.Helper()
 	w.Eventually(within, fmt.Sprintf("task %d", n), func() error {
 		if got := len(a.Tasks()); got < n {
@@ -87,7 +87,7 @@ func nextTask(w *bubble.World, a *bubble.Agent, n int, within time.Duration) *ag
 }
 
 // known opens the stream of an agent that the inventory has then.
-func known(w *bubble.World, id string) *bubble.Agent {
+func known(w *bubble.Node, id string) *bubble.Agent {
 	w.T.Helper()
 	a := w.Open(id)
 	a.Beat()
@@ -103,7 +103,7 @@ func known(w *bubble.World, id string) *bubble.Agent {
 }
 
 func TestBubbleRepliesSetTheResult(t *testing.T) {
-	bubble.Run(t, func(t *testing.T, w *bubble.World) {
+	bubble.Run(t, func(t *testing.T, w *bubble.Node) {
 		a := known(w, "a1")
 		n := 0
 		for _, dataType := range []int32{2001, 2003, 5100, 6000, 8010} {
@@ -151,7 +151,7 @@ func TestBubbleRepliesSetTheResult(t *testing.T) {
 
 // An agent cannot answer for another.
 func TestBubbleForeignReplyChangesNothing(t *testing.T) {
-	bubble.Run(t, func(t *testing.T, w *bubble.World) {
+	bubble.Run(t, func(t *testing.T, w *bubble.Node) {
 		a, liar := known(w, "a1"), known(w, "a2")
 		id := quickTask(w, "a1", 600, pluginTask)
 		token := nextTask(w, a, 1, time.Second).GetToken()
@@ -173,7 +173,7 @@ func TestBubbleForeignReplyChangesNothing(t *testing.T) {
 }
 
 func TestBubbleTaskRunsInParts(t *testing.T) {
-	bubble.Run(t, func(t *testing.T, w *bubble.World) {
+	bubble.Run(t, func(t *testing.T, w *bubble.Node) {
 		agents := map[string]*bubble.Agent{}
 		ids := []string{"a1", "a2", "a3", "a4"}
 		for _, id := range ids {

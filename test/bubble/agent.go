@@ -43,7 +43,8 @@ type Agent struct {
 	// Says is what each message says of the agent.
 	Says *agentpb.RawData
 
-	w      *World
+	n      *Node
+	id     string
 	stream agentpb.Transfer_TransferClient
 	cancel context.CancelFunc
 	ended  chan struct{}
@@ -59,43 +60,43 @@ type Received struct {
 	At time.Time
 }
 
-// FleetTLS returns the settings of a stock agent with a fleet certificate of
-// the node's.
-func (w *World) FleetTLS() *tls.Config {
-	w.T.Helper()
-	bundle, err := w.Node.IssueFleet("fleet")
+// FleetTLS returns the settings of a stock agent with a fleet certificate that
+// the node makes.
+func (n *Node) FleetTLS() *tls.Config {
+	n.T.Helper()
+	bundle, err := n.Node.IssueFleet("fleet")
 	if err != nil {
-		w.T.Fatal(err)
+		n.T.Fatal(err)
 	}
 	pair, err := tls.X509KeyPair(bundle.Cert, bundle.Key)
 	if err != nil {
-		w.T.Fatal(err)
+		n.T.Fatal(err)
 	}
 	roots := x509.NewCertPool()
 	if !roots.AppendCertsFromPEM(bundle.CA) {
-		w.T.Fatal("the bundle's CA is no PEM")
+		n.T.Fatal("the bundle's CA is no PEM")
 	}
 	return &tls.Config{Certificates: []tls.Certificate{pair}, RootCAs: roots, ServerName: serverName, MinVersion: tls.VersionTLS12}
 }
 
 // Connect makes a connection to the agents' port, which is dialled at first
 // use; nil means FleetTLS.
-func (w *World) Connect(conf *tls.Config) *grpc.ClientConn {
-	w.T.Helper()
+func (n *Node) Connect(conf *tls.Config) *grpc.ClientConn {
+	n.T.Helper()
 	grpccodec.Register()
 	if conf == nil {
-		conf = w.FleetTLS()
+		conf = n.FleetTLS()
 	}
-	conn, err := grpc.NewClient("passthrough:///"+AgentAddr,
+	conn, err := grpc.NewClient("passthrough:///"+n.at(agentPort),
 		grpc.WithTransportCredentials(credentials.NewTLS(conf)),
 		grpc.WithContextDialer(func(ctx context.Context, addr string) (net.Conn, error) {
-			return w.Net.Host(AgentIP).DialContext(ctx, "tcp", addr)
+			return n.Net.Host(AgentIP).DialContext(ctx, "tcp", addr)
 		}),
 		grpc.WithDefaultCallOptions(grpc.ForceCodecV2(wire{encoding.GetCodecV2("proto")})))
 	if err != nil {
-		w.T.Fatal(err)
+		n.T.Fatal(err)
 	}
-	w.later(func() { _ = conn.Close() })
+	n.later(func() { _ = conn.Close() })
 	return conn
 }
 
@@ -111,17 +112,17 @@ func (c wire) Marshal(v any) (mem.BufferSlice, error) {
 }
 
 // Open opens a stream on a connection of its own, and sends nothing.
-func (w *World) Open(id string, opts ...grpc.CallOption) *Agent {
-	w.T.Helper()
-	return w.OpenOn(w.Connect(nil), id, opts...)
+func (n *Node) Open(id string, opts ...grpc.CallOption) *Agent {
+	n.T.Helper()
+	return n.OpenOn(n.Connect(nil), id, opts...)
 }
 
 // OpenOn opens a stream, and sends nothing.
-func (w *World) OpenOn(conn *grpc.ClientConn, id string, opts ...grpc.CallOption) *Agent {
-	w.T.Helper()
+func (n *Node) OpenOn(conn *grpc.ClientConn, id string, opts ...grpc.CallOption) *Agent {
+	n.T.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	stream, err := agentpb.NewTransferClient(conn).Transfer(ctx, opts...)
-	a := &Agent{w: w, stream: stream, cancel: cancel, ended: make(chan struct{}), Says: &agentpb.RawData{
+	a := &Agent{n: n, id: id, stream: stream, cancel: cancel, ended: make(chan struct{}), Says: &agentpb.RawData{
 		AgentId: id, IntranetIpv4: []string{"192.168.1.2"}, Hostname: "host-" + id, Version: "1.9.1.145", Product: "elkeid-agent",
 	}}
 	if err != nil {
@@ -130,8 +131,9 @@ func (w *World) OpenOn(conn *grpc.ClientConn, id string, opts ...grpc.CallOption
 		cancel()
 		return a
 	}
-	w.running.Go(a.read)
-	w.later(a.Cut)
+	n.seen.opened(id, a)
+	n.running.Go(a.read)
+	n.later(a.Cut)
 	return a
 }
 
@@ -145,6 +147,7 @@ func (a *Agent) read() {
 			a.mu.Unlock()
 			return
 		}
+		a.n.seen.command(a.id, a, c)
 		a.received = append(a.received, Received{Command: c, At: time.Now()})
 		a.mu.Unlock()
 	}
@@ -152,9 +155,9 @@ func (a *Agent) read() {
 
 // Send sends one message with these records, and waits until everybody rests.
 func (a *Agent) Send(records ...*agentpb.Record) {
-	a.w.T.Helper()
+	a.n.T.Helper()
 	if err := a.TrySend(records...); err != nil {
-		a.w.T.Fatalf("%s: send: %v", a.Says.GetAgentId(), err)
+		a.n.T.Fatalf("%s: send: %v", a.Says.GetAgentId(), err)
 	}
 	synctest.Wait()
 }
@@ -171,22 +174,22 @@ func (a *Agent) TrySend(records ...*agentpb.Record) error {
 
 // SendBytes sends a message as it is on the wire, not compressed.
 func (a *Agent) SendBytes(raw []byte) {
-	a.w.T.Helper()
+	a.n.T.Helper()
 	if err := a.stream.SendMsg(raw); err != nil && !errors.Is(err, io.EOF) {
-		a.w.T.Fatalf("%s: send bytes: %v", a.Says.GetAgentId(), err)
+		a.n.T.Fatalf("%s: send bytes: %v", a.Says.GetAgentId(), err)
 	}
 	synctest.Wait()
 }
 
 // Beat sends a heartbeat.
 func (a *Agent) Beat(pairs ...string) {
-	a.w.T.Helper()
+	a.n.T.Helper()
 	a.Send(NewRecord(Heartbeat, append([]string{"kernel_version", "6.1.0", "state", "running"}, pairs...)...))
 }
 
 // Reply answers a task as a plugin does.
 func (a *Agent) Reply(dataType int32, token, outcome, text string) {
-	a.w.T.Helper()
+	a.n.T.Helper()
 	a.Send(NewRecord(dataType, "token", token, "status", outcome, "msg", text))
 }
 
@@ -226,20 +229,20 @@ func (a *Agent) Ended() bool {
 // End waits for the end of the stream, at most so long, and returns its code
 // and text.
 func (a *Agent) End(within time.Duration) (codes.Code, string) {
-	a.w.T.Helper()
+	a.n.T.Helper()
 	select {
 	case <-a.ended:
 	case <-time.After(within):
-		a.w.T.Fatalf("%s: the stream did not end within %s", a.Says.GetAgentId(), within)
+		a.n.T.Fatalf("%s: the stream did not end within %s", a.Says.GetAgentId(), within)
 	}
 	return status.Code(a.err), status.Convert(a.err).Message()
 }
 
 // Leave ends the agent's side and waits for the node to end the stream.
 func (a *Agent) Leave() {
-	a.w.T.Helper()
+	a.n.T.Helper()
 	if err := a.stream.CloseSend(); err != nil {
-		a.w.T.Fatal(err)
+		a.n.T.Fatal(err)
 	}
 	<-a.ended
 	a.cancel()

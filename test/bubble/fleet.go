@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"sync"
 
+	"muster/internal/agentpb"
 	"muster/internal/simagent"
 )
 
@@ -21,34 +22,44 @@ type Fleet struct {
 	Stop func() error
 }
 
-// StartFleet starts simulated agents that find the node through its service
+// StartFleet starts simulated agents that find the nodes through their service
 // discovery; they are stopped at the end of the test.
-func (w *World) StartFleet(agents int, change func(*simagent.Options)) *Fleet {
-	w.T.Helper()
-	host := w.Net.Host(AgentIP)
+func (c *Cluster) StartFleet(agents int, change func(*simagent.Options)) *Fleet {
+	c.T.Helper()
+	host := c.Net.Host(AgentIP)
 	opts := simagent.Options{
-		SD: []string{"http://" + SDAddr}, Agents: agents, Seed: 1, TLS: w.FleetTLS(),
+		RandomSD: true, Agents: agents, Seed: 1, TLS: c.Running()[0].FleetTLS(),
 		Dial:   func(ctx context.Context, addr string) (net.Conn, error) { return host.DialContext(ctx, "tcp", addr) },
 		HTTP:   &http.Transport{DialContext: host.DialContext, DisableKeepAlives: true},
 		Logger: slog.New(slog.DiscardHandler),
 	}
+	for _, n := range c.Nodes {
+		opts.SD = append(opts.SD, "http://"+n.at(sdPort))
+	}
 	if change != nil {
 		change(&opts)
 	}
+	theirs := opts.Hooks.OnCommand
+	opts.Hooks.OnCommand = func(agentID string, command *agentpb.Command) {
+		c.seen.command(agentID, nil, command)
+		if theirs != nil {
+			theirs(agentID, command)
+		}
+	}
 	sim, err := simagent.New(opts)
 	if err != nil {
-		w.T.Fatal(err)
+		c.T.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
-	w.running.Go(func() { done <- sim.Run(ctx) })
+	c.running.Go(func() { done <- sim.Run(ctx) })
 	f := &Fleet{Fleet: sim, Stop: sync.OnceValue(func() error {
 		cancel()
 		return <-done
 	})}
-	w.later(func() {
+	c.later(func() {
 		if err := f.Stop(); err != nil {
-			w.T.Errorf("simulated agents: %v", err)
+			c.T.Errorf("simulated agents: %v", err)
 		}
 	})
 	return f

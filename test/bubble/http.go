@@ -17,7 +17,7 @@ import (
 	"muster/internal/apiv1"
 )
 
-// tokenFor is how long the token of World.Token is used: less than the two
+// tokenFor is how long the token of Node.Token is used: less than the two
 // hours without use after which it would end.
 const tokenFor = time.Hour
 
@@ -61,26 +61,26 @@ type Envelope struct {
 
 // Do sends a request over plain HTTP, from the operator's host, and waits until
 // everybody rests.
-func (w *World) Do(q Request) Answer {
-	w.T.Helper()
-	a, err := w.Try(q)
+func (n *Node) Do(q Request) Answer {
+	n.T.Helper()
+	a, err := n.Try(q)
 	if err != nil {
-		w.T.Fatal(err)
+		n.T.Fatal(err)
 	}
 	synctest.Wait()
 	return a
 }
 
 // Try is Do for when there may be no answer.
-func (w *World) Try(q Request) (Answer, error) {
-	w.T.Helper()
+func (n *Node) Try(q Request) (Answer, error) {
+	n.T.Helper()
 	signed := q.Body
 	if q.SignedBody != "" {
 		signed = q.SignedBody
 	}
-	req, err := http.NewRequestWithContext(w.T.Context(), q.Method, "http://"+HTTPAddr+q.Path, strings.NewReader(signed))
+	req, err := http.NewRequestWithContext(n.T.Context(), q.Method, "http://"+n.at(httpPort)+q.Path, strings.NewReader(signed))
 	if err != nil {
-		w.T.Fatal(err)
+		n.T.Fatal(err)
 	}
 	if q.Sign != nil {
 		at := q.SignedAt
@@ -88,7 +88,7 @@ func (w *World) Try(q Request) (Answer, error) {
 			at = time.Now()
 		}
 		if err := aksk.SignRequest(req, q.Sign.AK, q.Sign.SK, at); err != nil {
-			w.T.Fatal(err)
+			n.T.Fatal(err)
 		}
 	}
 	if signed != q.Body {
@@ -97,7 +97,7 @@ func (w *World) Try(q Request) (Answer, error) {
 	if q.Token != "" {
 		req.Header.Set("token", q.Token)
 	}
-	res, err := w.client.Do(req)
+	res, err := n.client.Do(req)
 	if err != nil {
 		return Answer{}, fmt.Errorf("%s %s: %w", q.Method, q.Path, err)
 	}
@@ -119,102 +119,102 @@ func (a Answer) Envelope() (Envelope, error) {
 }
 
 // LogIn sends Elkeid's log-in.
-func (w *World) LogIn(user, password string) Answer {
-	w.T.Helper()
-	return w.Do(Request{Method: "POST", Path: "/api/v1/user/login", Body: JSON(w, map[string]string{"username": user, "password": password})})
+func (n *Node) LogIn(user, password string) Answer {
+	n.T.Helper()
+	return n.Do(Request{Method: "POST", Path: "/api/v1/user/login", Body: JSON(n, map[string]string{"username": user, "password": password})})
 }
 
 // NewToken logs the administrator in.
-func (w *World) NewToken() string {
-	w.T.Helper()
+func (n *Node) NewToken() string {
+	n.T.Helper()
 	var data struct{ Token string }
-	w.data(w.LogIn(Admin, AdminPassword), &data)
+	n.data(n.LogIn(Admin, AdminPassword), &data)
 	return data.Token
 }
 
 // Token returns a token of the administrator that is good now.
-func (w *World) Token() string {
-	w.T.Helper()
-	if w.session.token == "" || time.Since(w.session.at) > tokenFor {
-		w.session = session{token: w.NewToken(), at: time.Now()}
+func (n *Node) Token() string {
+	n.T.Helper()
+	if n.session.token == "" || time.Since(n.session.at) > tokenFor {
+		n.session = session{token: n.NewToken(), at: time.Now()}
 	}
-	return w.session.token
+	return n.session.token
 }
 
 // Get asks one of Elkeid's routes as the administrator, and decodes the data of
 // the answer, whose code must be 0, into out unless that is nil.
-func (w *World) Get(path string, out any) {
-	w.T.Helper()
-	w.data(w.Do(Request{Method: "GET", Path: path, Token: w.Token()}), out)
+func (n *Node) Get(path string, out any) {
+	n.T.Helper()
+	n.data(n.Do(Request{Method: "GET", Path: path, Token: n.Token()}), out)
 }
 
 // Post is Get with a body: a string as it is, anything else as JSON.
-func (w *World) Post(path string, body, out any) {
-	w.T.Helper()
+func (n *Node) Post(path string, body, out any) {
+	n.T.Helper()
 	text, ok := body.(string)
 	if !ok {
-		text = JSON(w, body)
+		text = JSON(n, body)
 	}
-	w.data(w.Do(Request{Method: "POST", Path: path, Token: w.Token(), Body: text}), out)
+	n.data(n.Do(Request{Method: "POST", Path: path, Token: n.Token(), Body: text}), out)
 }
 
-func (w *World) data(a Answer, out any) {
-	w.T.Helper()
+func (n *Node) data(a Answer, out any) {
+	n.T.Helper()
 	e, err := a.Envelope()
 	if err != nil {
-		w.T.Fatal(err)
+		n.T.Fatal(err)
 	}
 	if a.Status != http.StatusOK || e.Code != 0 {
-		w.T.Fatalf("answer: status %d: %s", a.Status, a.Body)
+		n.T.Fatalf("answer: status %d: %s", a.Status, a.Body)
 	}
 	if out == nil {
 		return
 	}
 	if err := json.Unmarshal(e.Data, out); err != nil {
-		w.T.Fatalf("data of the answer: %v: %s", err, e.Data)
+		n.T.Fatalf("data of the answer: %v: %s", err, e.Data)
 	}
 }
 
 // V1 asks a route of /v1 as the administrator and decodes the answer.
-func (w *World) V1(method, path string, body, out any) {
-	w.T.Helper()
-	q := Request{Method: method, Path: path, Token: w.Token()}
+func (n *Node) V1(method, path string, body, out any) {
+	n.T.Helper()
+	q := Request{Method: method, Path: path, Token: n.Token()}
 	if body != nil {
-		q.Body = JSON(w, body)
+		q.Body = JSON(n, body)
 	}
-	a := w.Do(q)
+	a := n.Do(q)
 	if a.Status >= http.StatusMultipleChoices {
-		w.T.Fatalf("%s %s: status %d: %s", method, path, a.Status, a.Body)
+		n.T.Fatalf("%s %s: status %d: %s", method, path, a.Status, a.Body)
 	}
 	if out == nil {
 		return
 	}
 	if err := json.Unmarshal([]byte(a.Body), out); err != nil {
-		w.T.Fatalf("%s %s: %v: %s", method, path, err, a.Body)
+		n.T.Fatalf("%s %s: %v: %s", method, path, err, a.Body)
 	}
 }
 
 // NewKey makes an AK/SK pair for a scope.
-func (w *World) NewKey(scope string) *Key {
-	w.T.Helper()
+func (n *Node) NewKey(scope string) *Key {
+	n.T.Helper()
 	var made apiv1.CreatedKey
-	w.V1("POST", "/v1/keys", apiv1.NewKey{Scope: scope}, &made)
+	n.V1("POST", "/v1/keys", apiv1.NewKey{Scope: scope}, &made)
 	return &Key{AK: made.AccessKey, SK: made.SecretKey}
 }
 
 // Status asks /v1/status.
-func (w *World) Status() apiv1.Status {
-	w.T.Helper()
+func (n *Node) Status() apiv1.Status {
+	n.T.Helper()
 	var s apiv1.Status
-	w.V1("GET", "/v1/status", nil, &s)
+	n.V1("GET", "/v1/status", nil, &s)
 	return s
 }
 
 // Metrics reads /metrics: values by name with its labels, as they stand there.
-func (w *World) Metrics() map[string]float64 {
-	w.T.Helper()
+func (n *Node) Metrics() map[string]float64 {
+	n.T.Helper()
 	values := map[string]float64{}
-	for line := range strings.Lines(w.Do(Request{Method: "GET", Path: "/metrics"}).Body) {
+	for line := range strings.Lines(n.Do(Request{Method: "GET", Path: "/metrics"}).Body) {
 		line = strings.TrimSpace(line)
 		cut := strings.LastIndexByte(line, ' ')
 		if cut < 0 || strings.HasPrefix(line, "#") {
@@ -222,7 +222,7 @@ func (w *World) Metrics() map[string]float64 {
 		}
 		v, err := strconv.ParseFloat(line[cut+1:], 64)
 		if err != nil {
-			w.T.Fatalf("/metrics: %q: %v", line, err)
+			n.T.Fatalf("/metrics: %q: %v", line, err)
 		}
 		values[line[:cut]] = v
 	}
@@ -230,23 +230,23 @@ func (w *World) Metrics() map[string]float64 {
 }
 
 // Metric reads one value of /metrics and fails the test if it is not there.
-func (w *World) Metric(name string) float64 {
-	w.T.Helper()
-	v, ok := w.Metrics()[name]
+func (n *Node) Metric(name string) float64 {
+	n.T.Helper()
+	v, ok := n.Metrics()[name]
 	if !ok {
-		w.T.Fatalf("/metrics has no %s", name)
+		n.T.Fatalf("/metrics has no %s", name)
 	}
 	return v
 }
 
 // CheckLedger fails the test unless the ledger of /metrics balances; it returns
 // how many records were received.
-func (w *World) CheckLedger() float64 {
-	w.T.Helper()
-	all := w.Metrics()
+func (n *Node) CheckLedger() float64 {
+	n.T.Helper()
+	all := n.Metrics()
 	received, ok := all[ledger+"received_records_total"]
 	if !ok {
-		w.T.Fatal("/metrics has no ledger")
+		n.T.Fatal("/metrics has no ledger")
 	}
 	sum := all[ledger+"delivered_records_total"] + all[ledger+"pending_records"] +
 		all[ledger+"spooled_records"] + all[ledger+"refused_records_total"]
@@ -256,17 +256,17 @@ func (w *World) CheckLedger() float64 {
 		}
 	}
 	if received != sum {
-		w.T.Errorf("the ledger does not balance: received %v, accounted for %v", received, sum)
+		n.T.Errorf("the ledger does not balance: received %v, accounted for %v", received, sum)
 	}
 	return received
 }
 
 // JSON encodes a value.
-func JSON(w *World, v any) string {
-	w.T.Helper()
+func JSON(n *Node, v any) string {
+	n.T.Helper()
 	b, err := json.Marshal(v)
 	if err != nil {
-		w.T.Fatal(err)
+		n.T.Fatal(err)
 	}
 	return string(b)
 }

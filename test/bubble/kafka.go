@@ -34,72 +34,66 @@ type Record struct {
 	Data      *agentpb.MQData
 }
 
-// StartKafka starts a Kafka outside the node and returns its address. The topic
-// is there. It is stopped at the end of the test.
-func (w *World) StartKafka() string {
-	w.T.Helper()
+// StartKafka starts a Kafka outside the nodes and returns its address. The topic
+// is there. It is stopped after the nodes, which flush what they have.
+func (c *Cluster) StartKafka() string {
+	c.T.Helper()
 	cluster, err := kfake.NewCluster(
 		kfake.NumBrokers(1), kfake.SeedTopics(Partitions, topic),
 		kfake.ListenFn(func(network, _ string) (net.Listener, error) {
-			return w.Net.Host(KafkaIP).Listen(network, ":9092")
+			return c.Net.Host(KafkaIP).Listen(network, ":9092")
 		}))
 	if err != nil {
-		w.T.Fatal(err)
+		c.T.Fatal(err)
 	}
-	// Before the node in the list of what ends: a node that stops flushes first.
-	w.closers = append([]func(){func() {
-		if w.Node != nil {
-			w.Stop()
-		}
-		cluster.Close()
-	}}, w.closers...)
+	c.outside = append(c.outside, cluster.Close)
 	return cluster.ListenAddrs()[0]
 }
 
 // Settle waits until nothing is pending, and checks the ledger.
-func (w *World) Settle() {
-	w.T.Helper()
-	w.Eventually(time.Minute, "all records are in Kafka", func() error {
-		if l := w.Node.Ledger(); l.Pending != 0 || l.Received != l.Delivered {
+func (n *Node) Settle() {
+	n.T.Helper()
+	n.Eventually(time.Minute, "all records are in Kafka", func() error {
+		if l := n.Node.Ledger(); l.Pending != 0 || l.Received != l.Delivered {
 			return fmt.Errorf("%+v", l)
 		}
 		return nil
 	})
-	w.CheckLedger()
+	n.CheckLedger()
 }
 
 // Records settles, then reads the topic from its beginning to its end, with the
 // node's own brokers as /v1/status names them.
-func (w *World) Records() []Record {
-	w.T.Helper()
-	w.Settle()
-	return w.ReadKafka(w.Status().Kafka.Brokers...)
+func (n *Node) Records() []Record {
+	n.T.Helper()
+	n.Settle()
+	return n.ReadKafka(n.Status().Kafka.Brokers...)
 }
 
 // ReadKafka reads the topic of these brokers.
-func (w *World) ReadKafka(brokers ...string) []Record {
-	w.T.Helper()
+func (n *Node) ReadKafka(brokers ...string) []Record {
+	n.T.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), readWithin)
 	defer cancel()
 	client, err := kgo.NewClient(
 		kgo.SeedBrokers(brokers...),
-		// The embedded broker is on the node's loopback.
-		kgo.Dialer(w.Net.Host(NodeIP).DialContext),
+		// An embedded broker is on the node's loopback.
+		kgo.Dialer(n.Net.Host(n.IP).DialContext),
 		kgo.ConsumeTopics(topic), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()),
 		kgo.FetchMaxWait(100*time.Millisecond),
 	)
 	if err != nil {
-		w.T.Fatal(err)
+		n.T.Fatal(err)
 	}
 	defer client.Close()
 	admin := kadm.NewClient(client)
 	starts, err := admin.ListStartOffsets(ctx, topic)
 	if err != nil {
-		w.T.Fatal(err)
+		n.T.Fatal(err)
 	}
 	ends, err := admin.ListEndOffsets(ctx, topic)
 	if err != nil {
-		w.T.Fatal(err)
+		n.T.Fatal(err)
 	}
 	var want int64
 	ends.Each(func(o kadm.ListedOffset) { want += o.Offset })
@@ -108,18 +102,18 @@ func (w *World) ReadKafka(brokers ...string) []Record {
 	for int64(len(records)) < want {
 		fetches := client.PollFetches(ctx)
 		if err := fetches.Err(); err != nil {
-			w.T.Fatalf("read Kafka: %d of %d records: %v", len(records), want, err)
+			n.T.Fatalf("read Kafka: %d of %d records: %v", len(records), want, err)
 		}
-		fetches.EachRecord(func(r *kgo.Record) { records = append(records, w.decode(r)) })
+		fetches.EachRecord(func(r *kgo.Record) { records = append(records, n.decode(r)) })
 	}
 	return records
 }
 
-func (w *World) decode(r *kgo.Record) Record {
-	w.T.Helper()
+func (n *Node) decode(r *kgo.Record) Record {
+	n.T.Helper()
 	data := &agentpb.MQData{}
 	if err := proto.Unmarshal(r.Value, data); err != nil {
-		w.T.Errorf("a record of %q is no MQData: %v", r.Key, err)
+		n.T.Errorf("a record of %q is no MQData: %v", r.Key, err)
 	}
 	return Record{Key: string(r.Key), Partition: r.Partition, Offset: r.Offset, Value: r.Value, Data: data}
 }

@@ -1,0 +1,98 @@
+// SPDX-FileCopyrightText: The Muster Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package bubble
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"sync"
+	"sync/atomic"
+
+	"muster/internal/memnet"
+	"muster/node"
+)
+
+// errDead is what a dead process gets from its network.
+var errDead = errors.New("this process is dead")
+
+// life is one process of a node, from its start to its end. Once it is dead
+// nothing that it does reaches anybody, however long its goroutines take to end.
+type life struct {
+	host *memnet.Host
+	// ctx ends with the process's death: it gives up what it dials.
+	ctx  context.Context
+	die  context.CancelFunc
+	stop context.CancelFunc // asks the node to stop
+	done chan struct{}      // closed when Run has returned
+	err  error              // what Run returned; to be read after done
+
+	lines   atomic.Int64
+	trapped chan struct{} // closed once the trap has caught the node
+	caught  sync.Once
+	isTrap  func(line int, message string) bool // nil: none
+}
+
+func newLife(host *memnet.Host) *life {
+	l := &life{host: host, done: make(chan struct{}), trapped: make(chan struct{})}
+	l.ctx, l.die = context.WithCancel(context.Background())
+	return l
+}
+
+// env is what the node stands on.
+func (l *life) env(t interface{ Errorf(string, ...any) }, logs ...io.Writer) node.Env {
+	return node.Env{
+		Logger: slog.New(trap{slog.NewTextHandler(io.MultiWriter(logs...), nil), l}),
+		Listen: l.listen,
+		Dial:   l.dial,
+		GossipSockets: func(addr string) (net.Listener, net.PacketConn, error) {
+			ln, err := l.listen("tcp", addr)
+			if err != nil {
+				return nil, nil, err
+			}
+			p, err := l.host.ListenPacket("udp", addr)
+			return ln, p, err
+		},
+		Fatal: func(err error) {
+			if l.ctx.Err() == nil {
+				t.Errorf("host %s: the node's disk failed: %v", l.host.IP(), err)
+			}
+		},
+	}
+}
+
+func (l *life) listen(network, addr string) (net.Listener, error) {
+	if l.ctx.Err() != nil {
+		return nil, errDead
+	}
+	return l.host.Listen(network, addr)
+}
+
+func (l *life) dial(ctx context.Context, network, addr string) (net.Conn, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(l.ctx, cancel)()
+	conn, err := l.host.DialContext(ctx, network, addr)
+	if l.ctx.Err() != nil {
+		if err == nil {
+			_ = conn.Close()
+		}
+		return nil, fmt.Errorf("dial %s: %w", addr, errDead)
+	}
+	return conn, err
+}
+
+// told counts a line of the log, and holds the one who logs it until the
+// process is dead if that line is the trap's.
+func (l *life) told(message string) {
+	line := int(l.lines.Add(1))
+	if l.isTrap == nil || l.ctx.Err() != nil || !l.isTrap(line, message) {
+		return
+	}
+	l.caught.Do(func() { close(l.trapped) })
+	<-l.ctx.Done()
+}

@@ -1,0 +1,168 @@
+// SPDX-FileCopyrightText: The Muster Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package bubble
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing/synctest"
+	"time"
+
+	"muster/node"
+)
+
+// startWithin bounds a node's start and stop, in the bubble's time.
+const startWithin = time.Minute
+
+// Node is one node of a Cluster, on a host of its own, and the world as it is
+// seen from there: what has no other node in its name speaks to this one. Its
+// methods are for the test's goroutine, unless they say otherwise.
+type Node struct {
+	*Cluster
+	Name, IP string
+	// Config is what the node gets at its next start.
+	Config node.Config
+	// Node runs between Start and Stop or Kill; else it is nil.
+	Node *node.Node
+	Log  *Log
+	// Trap, if set before a start, stops the node at the first line of its log,
+	// numbered from 1 and not below Info, for which it returns true: see Trapped.
+	Trap func(line int, message string) bool
+
+	life *life
+	dirs int // how many data directories it had
+}
+
+// Start starts the node and waits until it is ready.
+func (n *Node) Start() {
+	n.T.Helper()
+	n.Launch()
+	n.WaitReady(startWithin)
+}
+
+// Launch starts the node and does not wait.
+func (n *Node) Launch() {
+	n.T.Helper()
+	if n.Node != nil {
+		n.T.Fatalf("%s runs already", n.Name)
+	}
+	l := newLife(n.Net.Host(n.IP))
+	l.isTrap = n.Trap
+	made, err := node.New(n.Config, l.env(n.T, n.Log, &story{to: n.Cluster.Log, name: n.Name}))
+	if err != nil {
+		n.T.Fatalf("%s: node.New: %v", n.Name, err)
+	}
+	var ctx context.Context
+	ctx, l.stop = context.WithCancel(context.Background())
+	n.running.Go(func() {
+		l.err = made.Run(ctx)
+		close(l.done)
+	})
+	n.Node, n.life = made, l
+}
+
+// WaitReady waits until the node serves.
+func (n *Node) WaitReady(within time.Duration) {
+	n.T.Helper()
+	select {
+	case <-n.Node.Ready():
+	case <-n.life.done:
+		n.T.Fatalf("%s ended before it was ready: %v", n.Name, n.life.err)
+	case <-time.After(within):
+		n.T.Fatalf("%s was not ready within %s", n.Name, within)
+	}
+}
+
+// Stop stops the node as SIGTERM does, and fails the test if it did not end
+// well. It returns how long that took.
+func (n *Node) Stop() time.Duration {
+	n.T.Helper()
+	began := time.Now()
+	n.askToStop()()
+	return time.Since(began)
+}
+
+// askToStop begins to stop the node, and returns what waits for it.
+func (n *Node) askToStop() (wait func()) {
+	stopping, l := n.Node, n.life
+	n.Node = nil
+	l.stop()
+	return func() {
+		n.T.Helper()
+		<-l.done
+		if l.err != nil {
+			n.T.Errorf("%s did not stop well: %v", n.Name, l.err)
+		}
+		if ledger := stopping.Ledger(); ledger.Pending != 0 {
+			n.T.Errorf("%s: after a clean stop %d records are pending", n.Name, ledger.Pending)
+		}
+	}
+}
+
+// StopFor has the node stopped for so long: time costs nothing then.
+func (n *Node) StopFor(d time.Duration) {
+	n.T.Helper()
+	n.Stop()
+	<-time.After(d)
+	n.Start()
+}
+
+// Kill ends the node as kill -9 does: its connections are reset. What was being
+// written to its disk gets there; the next start finds a copy of it, so that
+// whatever the dying goroutines do is of no consequence.
+func (n *Node) Kill() {
+	n.T.Helper()
+	n.life.die()
+	n.Net.Kill(n.IP)
+	synctest.Wait()
+	n.moveTo(func(to string) error { return os.CopyFS(to, os.DirFS(n.Config.DataDir)) })
+	n.life.stop()
+	n.Node = nil
+}
+
+// Vanish ends the node as a loss of power does: the others hear nothing, until
+// the next start answers them with resets.
+func (n *Node) Vanish() {
+	n.T.Helper()
+	n.Net.Cut(n.IP)
+	n.Kill()
+}
+
+// Wipe has the node, which does not run, find an empty disk at its next start.
+func (n *Node) Wipe() {
+	n.T.Helper()
+	if n.Node != nil {
+		n.T.Fatalf("%s runs", n.Name)
+	}
+	n.moveTo(func(to string) error { return os.Mkdir(to, 0o700) })
+}
+
+// moveTo gives the node another data directory, which fill makes.
+func (n *Node) moveTo(fill func(to string) error) {
+	n.T.Helper()
+	n.dirs++
+	to := filepath.Join(n.base, fmt.Sprintf("%s.%d", n.Name, n.dirs))
+	if err := fill(to); err != nil {
+		n.T.Fatal(err)
+	}
+	n.Config.DataDir = to
+}
+
+// Trapped tells whether Trap has stopped the node. It stays as it is then until
+// it is killed.
+func (n *Node) Trapped() bool {
+	select {
+	case <-n.life.trapped:
+		return true
+	default:
+		return false
+	}
+}
+
+// Lines is how many lines the node's process logged so far.
+func (n *Node) Lines() int { return int(n.life.lines.Load()) }
+
+func (n *Node) at(port int) string { return fmt.Sprintf("%s:%d", n.IP, port) }
