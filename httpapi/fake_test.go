@@ -28,6 +28,9 @@ type fakeStore struct {
 	tasks    map[string]fleet.Task
 	subs     map[string][]fleet.SubTask // by task
 	touched  int
+	applied  uint64 // at least 7
+
+	quarantined string
 }
 
 func newFakeStore(now func() int64) *fakeStore {
@@ -46,7 +49,12 @@ func sorted[V any](m map[string]V) []V {
 }
 
 func (f *fakeStore) Status() fleet.StoreStatus {
-	return fleet.StoreStatus{ServerID: "n1~0a", ClusterID: "c1", Role: "leader", Leader: "n1~0a", Term: 1, Applied: 7, Current: true, Agents: f.AgentCount()}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return fleet.StoreStatus{
+		ServerID: "n1~0a", ClusterID: "c1", Role: "leader", Leader: "n1~0a", Term: 1, Applied: max(f.applied, 7), Current: true,
+		Agents: len(f.agents), Quarantined: f.quarantined,
+	}
 }
 
 func (f *fakeStore) Users() ([]fleet.User, error) {

@@ -8,13 +8,11 @@ import (
 	"net/http"
 	"slices"
 	"testing"
-	"time"
 
 	"github.com/google/go-cmp/cmp"
 
 	"muster/fleet"
 	"muster/httpapi"
-	"muster/internal/apiv1"
 )
 
 // items are the members called name of a page's items.
@@ -31,48 +29,6 @@ func equal(t *testing.T, what string, want, got any) {
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("%s (-want +got):\n%s", what, diff)
 	}
-}
-
-func TestV1Status(t *testing.T) {
-	w := newV1World(t)
-	w.addAgent("a1", true)
-	w.addAgent("a2", false)
-	w.report = httpapi.NodeReport{
-		StartedAt: start.Add(-time.Hour), AgentLimit: 100,
-		Records:      apiv1.Ledger{PerSecond: 1.5, Received: 10, Delivered: 7, Pending: 1, Refused: 1, Dropped: map[string]uint64{"too_large": 1}},
-		Kafka:        apiv1.Kafka{State: "ok", Brokers: []string{"127.0.0.1:9092"}, Topic: "hids_svr", Embedded: true, Detail: "embedded, not replicated"},
-		Certificates: []apiv1.Certificate{{Name: "node", NotAfter: start.Add(24 * time.Hour).In(time.FixedZone("x", 3600))}},
-		Listeners:    []apiv1.Listener{{Name: "http", Addr: "127.0.0.1:6701"}},
-	}
-	w.v1("GET /v1/status", request{as: fleet.RoleViewer}, 200)
-	w.golden("v1_status", w.do("GET /v1/status", request{as: fleet.RoleViewer}))
-
-	w.health = httpapi.Health{Reasons: []string{"no leader"}}
-	w.report = httpapi.NodeReport{StartedAt: start}
-	got := w.v1("GET /v1/status", request{as: fleet.RoleViewer}, 200)
-	if got["ready"] != false || fmt.Sprint(got["degraded"]) != "[no leader]" {
-		t.Errorf("ready %v, degraded %v", got["ready"], got["degraded"])
-	}
-}
-
-func TestV1Nodes(t *testing.T) {
-	w := newV1World(t)
-	w.dir.members = append(w.dir.members, fleet.Member{NodeID: "n0", ServerID: "n0~1", Alive: true, Load: fleet.Load{Ready: true, Draining: true, KafkaAway: true, Applied: 5}, ReportedAt: start},
-		fleet.Member{NodeID: "n2", ServerID: "n2~1"})
-	q := request{as: fleet.RoleViewer}
-	list := w.v1("GET /v1/nodes", q, 200)
-	equal(t, "names", []any{"n0", "n1", "n2"}, items(list, "name"))
-	equal(t, "states", []any{"draining", "ready", "dead"}, items(list, "state"))
-	equal(t, "self", []any{false, true, false}, items(list, "self"))
-	first := w.v1("GET /v1/nodes?limit=2", q, 200)
-	rest := w.v1(fmt.Sprintf("GET /v1/nodes?limit=2&after=%s", first["next"]), q, 200)
-	equal(t, "second page", []any{"n2"}, items(rest, "name"))
-	equal(t, "node", "ready", w.v1("GET /v1/nodes/n1", q, 200)["state"])
-	w.v1("GET /v1/nodes/n9", q, 404)
-	own := w.v1("GET /v1/nodes/n1/state", q, 200)
-	equal(t, "own state", map[string]any{"node": "n1", "applied": 7.0}, own) // the fake has no hash
-	equal(t, "another's state", map[string]any{"node": "n0", "applied": 5.0}, w.v1("GET /v1/nodes/n0/state", q, 200))
-	w.v1("GET /v1/nodes/n9/state", q, 404)
 }
 
 func TestV1Refusals(t *testing.T) {

@@ -13,12 +13,26 @@ type Status struct {
 	UptimeSeconds int64         `json:"uptime_seconds"`
 	Ready         bool          `json:"ready"`
 	Degraded      []string      `json:"degraded" description:"What does not work as it should, in words."`
+	Cluster       Cluster       `json:"cluster"`
 	Store         Store         `json:"store"`
 	Agents        AgentCounts   `json:"agents"`
 	Records       Ledger        `json:"records"`
 	Kafka         Kafka         `json:"kafka"`
 	Certificates  []Certificate `json:"certificates"`
 	Listeners     []Listener    `json:"listeners"`
+}
+
+// Cluster is the cluster as the node that answers sees it.
+type Cluster struct {
+	ID          string `json:"id"`
+	Leader      string `json:"leader" description:"Name of the node that leads, empty when none is known."`
+	Term        uint64 `json:"term"`
+	Role        string `json:"role" enum:"leader,voter,non-voter,none" description:"This node's; none: it is not a member yet, or was removed."`
+	Members     int    `json:"members" description:"Voters and others."`
+	Voters      int    `json:"voters"`
+	VotersAlive int    `json:"voters_alive"`
+	Quorum      int    `json:"quorum" description:"How many voters must be alive for the cluster to take writes."`
+	Quarantined string `json:"quarantined,omitempty" description:"Why this node's state is not trusted: it differs from the leader's."`
 }
 
 // Store is the node's part in the replicated store.
@@ -78,49 +92,4 @@ type Certificate struct {
 type Listener struct {
 	Name string `json:"name"`
 	Addr string `json:"addr"`
-}
-
-// Node is a member of the cluster, as the node that answers knows it.
-type Node struct {
-	Name       string    `json:"name"`
-	ServerID   string    `json:"server_id" description:"Of its data directory: another one under the same name is another node."`
-	State      string    `json:"state" enum:"ready,draining,not-ready,dead"`
-	Degraded   []string  `json:"degraded" description:"What does not work as it should, in words."`
-	Self       bool      `json:"self" description:"True for the node that answers."`
-	Version    string    `json:"version"`
-	Format     int       `json:"format" description:"The highest format of the replicated state that it can apply."`
-	Zone       string    `json:"zone"`
-	StartedAt  time.Time `json:"started_at,omitzero"`
-	ReportedAt time.Time `json:"reported_at,omitzero" description:"When its last load report came."`
-	Load       NodeLoad  `json:"load"`
-	Addresses  Addresses `json:"addresses"`
-}
-
-// NodeLoad is what a node reports each second.
-type NodeLoad struct {
-	Sessions         uint32 `json:"sessions" description:"Agents' streams that it holds."`
-	Limit            uint32 `json:"limit" description:"The most streams that it takes."`
-	RecordsPerSecond uint32 `json:"records_per_second"`
-	KafkaBacklog     uint32 `json:"kafka_backlog" description:"Records not yet acknowledged by Kafka."`
-	CPUPermille      uint16 `json:"cpu_permille"`
-	MemoryPermille   uint16 `json:"memory_permille"`
-	SpoolPermille    uint16 `json:"spool_permille"`
-	Applied          uint64 `json:"applied" description:"Index of the last command that it applied."`
-}
-
-// Addresses are where a node is reached; empty for what it does not serve.
-type Addresses struct {
-	Agents string `json:"agents"`
-	HTTP   string `json:"http"`
-	HTTPS  string `json:"https"`
-	SD     string `json:"sd"`
-	Node   string `json:"node"`
-}
-
-// NodeState tells how far a node is: two nodes that applied the same commands
-// have the same hash.
-type NodeState struct {
-	Node    string `json:"node"`
-	Applied uint64 `json:"applied"`
-	Hash    string `json:"hash,omitempty" description:"Logical hash of the state at applied; absent for another node than the one that answers: ask that one."`
 }
