@@ -64,6 +64,8 @@ func (s AgentSearch) Check() error {
 		return Invalid("limit", "%d is not between 0 and %d", s.Limit, MaxSearchHits)
 	case s.Walk < 0:
 		return Invalid("walk", "%d is negative", s.Walk)
+	case s.Walk > 0 && s.Limit == 0:
+		return Invalid("limit", "is 0: a walk would stop before its first agent")
 	case s.Walk > 0 && (s.Order != "" || s.Descending):
 		return Invalid("order", "a walk goes by ID")
 	}

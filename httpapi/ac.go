@@ -35,7 +35,7 @@ func (a *API) connRoutes() []Route {
 		route(http.MethodGet, "/conn/list", fleet.PermFleetRead, "The agents with a stream to this node.", a.connList),
 		route(http.MethodGet, "/conn/stat", fleet.PermFleetRead, "The last heartbeats on this node's streams.", a.connStat),
 		route(http.MethodPost, "/conn/reset", fleet.PermFleetWrite, "Close streams; their agents come back.", a.connReset),
-		route(http.MethodPost, "/command", fleet.PermTaskRun, "Send a command to an agent with a stream to this node.", a.command),
+		route(http.MethodPost, "/command", fleet.PermTaskRun, "Send a command to an agent that has a stream, whichever node holds it.", a.command),
 		route(http.MethodPost, "/command/", fleet.PermTaskRun, "The same.", a.command),
 	}
 }
@@ -153,33 +153,44 @@ func (a *API) command(w http.ResponseWriter, r *http.Request, c *call) error {
 	if err := a.permitCommand(c.caller, task.Command); err != nil {
 		return err
 	}
-	if _, ok := a.opts.Live.Sessions.Session(b.AgentID); !ok {
+	ctx, stop := context.WithTimeout(r.Context(), commandTimeout)
+	defer stop()
+	k := a.ask()
+	session, holder, err := k.holder(ctx, b.AgentID)
+	k.note(w)
+	if err != nil {
+		return err
+	}
+	if session == nil {
 		writeACEnvelope(w, http.StatusOK, acUnknown, "agentID not found")
 		return nil
 	}
-	if _, _, err := a.resolveAgents(r.Context(), []string{b.AgentID}); err != nil {
+	if _, _, err := a.resolveAgents(ctx, []string{b.AgentID}); err != nil {
 		return err
 	}
-	if err := a.sendNow(r.Context(), task, b.AgentID); err != nil {
+	if err := a.sendNow(ctx, task, b.AgentID, holder); err != nil {
 		return err
 	}
 	return succeedAC(w, nil)
 }
 
-// sendNow creates the task and waits until its command is written.
-func (a *API) sendNow(ctx context.Context, task fleet.NewTask, agentID string) error {
-	wait, cancel := a.opts.Live.Streams.AwaitWritten(task.ID)
-	waitCtx, stop := context.WithTimeout(ctx, commandTimeout)
-	defer stop()
-	_, err := a.opts.State.Tasks.CreateTask(waitCtx, task, []string{agentID})
-	if err == nil {
-		err = wait(waitCtx)
+// sendNow creates the task and waits until its command is written by the node
+// that holds the agent's stream; nil is this one.
+func (a *API) sendNow(ctx context.Context, task fleet.NewTask, agentID string, holder *Peer) error {
+	wait, cancel, err := a.awaitWritten(ctx, task.ID, holder)
+	if err != nil {
+		return err // nothing was stored
+	}
+	_, err = a.opts.State.Tasks.CreateTask(ctx, task, []string{agentID})
+	stored := err == nil
+	if stored {
+		err = wait(ctx)
 	}
 	if written := cancel(); written || err == nil { // it may be written after all
 		return nil
 	}
-	if refused, ok := errors.AsType[*fleet.Refusal](err); ok {
-		return refused // nothing was stored
+	if refused, ok := errors.AsType[*fleet.Refusal](err); ok && !stored {
+		return refused
 	}
 	failCtx, stopFail := context.WithTimeout(context.WithoutCancel(ctx), commandTimeout)
 	defer stopFail()
@@ -187,8 +198,22 @@ func (a *API) sendNow(ctx context.Context, task fleet.NewTask, agentID string) e
 	if failed != nil && !errors.Is(failed, fleet.ErrNotFound) {
 		a.log.Warn("command not sent, and its task not ended", "task_id", task.ID, "error", failed)
 	}
-	if errors.Is(err, context.DeadlineExceeded) {
+	if errors.Is(err, context.DeadlineExceeded) || stored && holder != nil {
 		return fleet.Refuse(fleet.CodeConflict, "the command was not written to the agent's stream within 5 s; it will not be sent")
 	}
 	return fmt.Errorf("send command: %w", err)
+}
+
+// awaitWritten prepares the holder of an agent's stream for the task.
+func (a *API) awaitWritten(ctx context.Context, taskID string, holder *Peer) (wait func(context.Context) error, cancel func() bool, err error) {
+	if holder == nil {
+		wait, cancel = a.opts.Live.Streams.AwaitWritten(taskID)
+		return wait, cancel, nil
+	}
+	wait, cancel, err = holder.Calls.Await(ctx, taskID)
+	if err != nil {
+		a.log.Info("command refused: the node that holds the agent's stream does not answer", "node", holder.Name, "error", err)
+		return nil, nil, fleet.Refuse(fleet.CodeConflict, "node %s, which holds the agent's stream, does not answer: nothing was sent", holder.Name)
+	}
+	return wait, cancel, nil
 }

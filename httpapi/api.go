@@ -34,6 +34,7 @@ type API struct {
 	strays   *strayTokens
 	touched  *touches
 	leader   *leaderQuestion
+	searches chan struct{} // slots for those of other nodes
 	routes   []Route
 	handlers map[Listener]http.Handler
 }
@@ -49,6 +50,7 @@ func New(opts Options) (*API, error) {
 		opts: opts, log: opts.Logger,
 		metrics:  newMetrics(opts.Registerer),
 		throttle: newLoginThrottle(), strays: newStrayTokens(), touched: newTouches(),
+		searches: make(chan struct{}, searchesAtOnce),
 		leader:   newLeaderQuestion(opts.Cluster),
 		handlers: make(map[Listener]http.Handler),
 	}

@@ -52,7 +52,8 @@ type envelope struct {
 	Code int    `json:"code"`
 	Msg  string `json:"msg"`
 	Data any    `json:"data"`
-	// PageInfo stands beside the lists of /api/v6.
+	// PageInfo stands beside the lists of /api/v6, and beside those of /api/v1
+	// from which something is missing.
 	PageInfo *pageInfo `json:"page_info,omitempty"`
 }
 
@@ -60,6 +61,8 @@ type pageInfo struct {
 	Total    int `json:"total"`
 	Page     int `json:"page"`
 	PageSize int `json:"page_size"`
+	// Missing are the nodes that did not answer, as in HeaderMissing.
+	Missing []string `json:"missing,omitempty"`
 }
 
 // sdAnswer is what Elkeid's ServiceDiscovery answers.
@@ -97,6 +100,15 @@ func writeProblem(w http.ResponseWriter, p Problem) {
 func succeed(w http.ResponseWriter, data any) error {
 	writeEnvelope(w, http.StatusOK, elkeidSuccess, data)
 	return nil
+}
+
+// succeedPage is succeed for a list of agents.
+func succeedPage(w http.ResponseWriter, p v1Page, missing []string) error {
+	e := envelope{Code: int(elkeidSuccess), Msg: elkeidMessages[elkeidSuccess], Data: p}
+	if len(missing) > 0 {
+		e.PageInfo = &pageInfo{Total: p.Total, Page: p.Page, PageSize: p.PageSize, Missing: missing}
+	}
+	return respond(w, http.StatusOK, e)
 }
 
 func writeEnvelope(w http.ResponseWriter, status int, code elkeidCode, data any) {

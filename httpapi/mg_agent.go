@@ -6,7 +6,6 @@ package httpapi
 import (
 	"bytes"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"net/http"
 
@@ -55,43 +54,22 @@ func (a *API) agentFilter(w http.ResponseWriter, r *http.Request, _ *call) error
 
 // writeAgents answers with the page of q of the agents that f chooses.
 func (a *API) writeAgents(w http.ResponseWriter, r *http.Request, q pageQuery, f fleet.Filter) error {
-	m, err := a.compileFilter(f)
+	k := a.ask()
+	ids, total, err := k.page(r.Context(), q, f)
 	if err != nil {
 		return err
 	}
-	if m.All() && !q.sorts() {
-		page, err := a.pageOfAgents(r.Context(), q)
-		if err != nil {
-			return err
-		}
-		return succeed(w, page)
-	}
-	orderKey := ""
-	if q.sorts() {
-		orderKey = q.OrderKey
-	}
-	hits, err := a.findAgents(r.Context(), f, orderKey)
+	docs, err := k.docs(r.Context(), ids)
 	if err != nil {
 		return err
 	}
-	total := len(hits)
-	nodes, docs := a.nodeAddrs(), make([]map[string]any, 0, q.Size)
-	for _, hit := range arrange(hits, q) {
-		doc, err := a.agentDocByID(hit.what)
-		if errors.Is(err, fleet.ErrNotFound) {
-			continue // it was deleted since
-		}
-		if err != nil {
-			return fmt.Errorf("look up agent: %w", err)
-		}
-		doc.nodes = nodes
-		docs = append(docs, doc.document())
-	}
-	return succeed(w, pageOf(q, total, docs))
+	return succeedPage(w, pageOf(q, total, convert(docs, (*agentDoc).document)), k.note(w))
 }
 
-func (a *API) agentGet(w http.ResponseWriter, _ *http.Request, c *call) error {
-	doc, err := a.agentDocByID(c.param("id"))
+func (a *API) agentGet(w http.ResponseWriter, r *http.Request, c *call) error {
+	k := a.ask()
+	doc, err := k.agent(r.Context(), c.param("id"))
+	k.note(w)
 	if err != nil {
 		return fmt.Errorf("look up agent: %w", err)
 	}

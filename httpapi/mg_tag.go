@@ -120,7 +120,7 @@ func (a *API) tagsAddFilter(w http.ResponseWriter, r *http.Request, _ *call) err
 	if err := decode(r, &f, true); err != nil {
 		return err
 	}
-	ids, err := a.chooseAgents(r, f)
+	ids, err := a.chooseAgents(w, r, f)
 	if err != nil {
 		return err
 	}
@@ -130,17 +130,13 @@ func (a *API) tagsAddFilter(w http.ResponseWriter, r *http.Request, _ *call) err
 	return succeed(w, map[string]int{"count": len(ids)})
 }
 
-// chooseAgents returns the IDs of the agents that the filter chooses.
-func (a *API) chooseAgents(r *http.Request, f fleet.Filter) ([]string, error) {
-	hits, err := a.findAgents(r.Context(), f, "")
-	if err != nil {
-		return nil, err
-	}
-	ids := make([]string, len(hits))
-	for i, hit := range hits {
-		ids[i] = hit.what
-	}
-	return ids, nil
+// chooseAgents returns the IDs of the agents that the filter chooses, of the
+// whole fleet. The header tells of nodes whose agents were judged by the inventory.
+func (a *API) chooseAgents(w http.ResponseWriter, r *http.Request, f fleet.Filter) ([]string, error) {
+	k := a.ask()
+	chosen, err := k.find(r.Context(), fleet.AgentSearch{Filters: []fleet.Filter{f}})
+	k.note(w)
+	return idsOfHits(chosen.hits), err
 }
 
 func (a *API) tagsList(w http.ResponseWriter, _ *http.Request, _ *call) error {

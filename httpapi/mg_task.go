@@ -71,7 +71,7 @@ func (a *API) taskCreate(kind fleet.TaskKind) handlerFunc {
 		if err := a.permitCommand(c.caller, task.Command); err != nil {
 			return err
 		}
-		ids, err := a.elkeidTargets(r, b)
+		ids, err := a.elkeidTargets(w, r, b)
 		if err != nil {
 			return err
 		}
@@ -97,7 +97,7 @@ func withoutToken(t *fleet.AgentTask) *fleet.AgentTask {
 // elkeidTargets are the agents of the tag, of the list and of the filter, together.
 // A filter without rules adds nobody: a task for every agent must say so. IDs that
 // nobody has are passed over while somebody else is meant.
-func (a *API) elkeidTargets(r *http.Request, b taskRequest) ([]string, error) {
+func (a *API) elkeidTargets(w http.ResponseWriter, r *http.Request, b taskRequest) ([]string, error) {
 	known, unknown, err := a.resolveAgents(r.Context(), b.IDList)
 	if err != nil {
 		return nil, err
@@ -116,7 +116,7 @@ func (a *API) elkeidTargets(r *http.Request, b taskRequest) ([]string, error) {
 			return nil, err
 		}
 		if !m.All() {
-			chosen, err := a.chooseAgents(r, *b.Filter)
+			chosen, err := a.chooseAgents(w, r, *b.Filter)
 			if err != nil {
 				return nil, err
 			}

@@ -18,6 +18,9 @@ type Others struct {
 	// NodeState asks a node, this one included, how far its state is; nil: this
 	// node answers for itself alone. It must return soon after ctx ends.
 	NodeState func(ctx context.Context, serverID string) (fleet.NodeState, error)
+	// Fleet lists the other live nodes, to ask for the agents whose streams they
+	// hold; nil: there are none.
+	Fleet func() []Peer
 }
 
 // Cluster is the membership of the replicated store, and its order of reads and

@@ -22,16 +22,20 @@ const (
 
 // resolveAgents parts the IDs that a client wrote into those of the inventory
 // and those that nobody has, each in the given order. IDs that have a stream to
-// this node but are not in the inventory yet are waited for, for arrivalTimeout
+// a node but are not in the inventory yet are waited for, for arrivalTimeout
 // together at most; one that has not arrived by then is unknown.
 func (a *API) resolveAgents(ctx context.Context, ids []string) (known, unknown []string, err error) {
 	missing, err := a.notStored(ctx, ids)
 	if err != nil || len(missing) == 0 {
 		return ids, nil, err
 	}
+	live, err := a.ask().sessions(ctx, missing)
+	if err != nil {
+		return nil, nil, err
+	}
 	arriving := slices.DeleteFunc(slices.Clone(missing), func(id string) bool {
-		_, live := a.opts.Live.Sessions.Session(id)
-		return !live
+		_, ok := live[id]
+		return !ok
 	})
 	if len(arriving) > 0 {
 		if err := a.awaitStored(ctx, arriving); err != nil {

@@ -4,31 +4,24 @@
 package httpapi
 
 import (
-	"context"
 	"errors"
+	"fmt"
 	"maps"
 	"net/http"
 	"net/url"
+	"regexp"
 	"slices"
-	"strings"
 
 	"muster/fleet"
 	"muster/internal/apiv1"
 )
-
-// maxAgentScan bounds the agents that one page of a filtered list looks at:
-// the page ends there, with fewer items than asked for and a next.
-const maxAgentScan = 20_000
-
-// agentScanChunk is how many IDs are read at once where few agents pass.
-const agentScanChunk = 1000
 
 func (a *API) v1AgentRoutes() []Route {
 	read, write := permit(fleet.PermFleetRead), permit(fleet.PermFleetWrite)
 	return []Route{
 		{
 			Method: http.MethodGet, Path: "/v1/agents", Access: read, handle: a.v1Agents,
-			Summary: "Agents by ID, online or not. A page of a filtered list may hold fewer than limit, even none, and still have a next.",
+			Summary: "Agents of the whole fleet by ID, online or not. A page of a filtered list may hold fewer than limit, even none, and still have a next.",
 			Query: struct {
 				apiv1.PageQuery
 				apiv1.AgentQuery
@@ -36,7 +29,7 @@ func (a *API) v1AgentRoutes() []Route {
 		},
 		{
 			Method: http.MethodGet, Path: "/v1/agents/:id", Access: read, handle: a.v1Agent,
-			Summary: "One agent.", Query: pathID{}, Response: apiv1.Agent{},
+			Summary: "One agent, whichever node holds its stream.", Query: pathID{}, Response: apiv1.Agent{},
 		},
 		{
 			Method: http.MethodPost, Path: "/v1/agents/:id/tags", Access: write, handle: withBody(a.v1TagAgent),
@@ -44,7 +37,7 @@ func (a *API) v1AgentRoutes() []Route {
 		},
 		{
 			Method: http.MethodPost, Path: "/v1/agents/:id/reset", Access: write, handle: a.v1ResetAgent,
-			Summary: "Close the agent's stream on this node; it connects again, perhaps elsewhere.", Query: pathID{}, Status: http.StatusNoContent,
+			Summary: "Close the agent's stream, whichever node holds it; it connects again, perhaps elsewhere.", Query: pathID{}, Status: http.StatusNoContent,
 		},
 		{
 			Method: http.MethodGet, Path: "/v1/config/default", Access: read, handle: a.v1DefaultConfig,
@@ -58,33 +51,6 @@ func (a *API) v1AgentRoutes() []Route {
 	}
 }
 
-// agentFilter chooses agents; its zero value takes all.
-type agentFilter struct {
-	state    fleet.AgentState
-	hostname string
-	text     string // lower case
-}
-
-func (f agentFilter) takes(d *agentDoc) bool {
-	ident := d.identity()
-	if f.state != "" && d.own("status") != string(f.state) || !strings.HasPrefix(ident.Hostname, f.hostname) {
-		return false
-	}
-	if f.text == "" {
-		return true
-	}
-	for _, texts := range [][]string{
-		{d.agent.AgentID, ident.Hostname}, ident.IntranetIPv4, ident.ExtranetIPv4, ident.IntranetIPv6, ident.ExtranetIPv6,
-	} {
-		for _, t := range texts {
-			if strings.Contains(strings.ToLower(t), f.text) {
-				return true
-			}
-		}
-	}
-	return false
-}
-
 func (a *API) v1Agents(w http.ResponseWriter, r *http.Request, _ *call) error {
 	values, err := listQuery(r, "state", "tag", "hostname", "q")
 	if err != nil {
@@ -94,74 +60,74 @@ func (a *API) v1Agents(w http.ResponseWriter, r *http.Request, _ *call) error {
 	if err != nil {
 		return err
 	}
-	filter, err := readAgentFilter(values)
+	filters, err := agentFilters(values)
 	if err != nil {
 		return err
 	}
-	ids := a.inventoryIDs
+	ids := idSource(a.inventoryIDs)
 	if tag := values.Get("tag"); tag != "" {
 		ids = func(after string, n int) ([]string, error) { return a.taggedIDs(tag, after, n) }
+		if len(filters) > 0 {
+			filters = append(filters, oneFilter("", ask("tags", "$eq", tag)))
+		}
 	}
-	p, err := a.scanAgents(r.Context(), filter, ids, after, limit)
+	k := a.ask()
+	found, next, err := k.walk(r.Context(), filters, ids, after, limit)
 	if err != nil {
 		return err
 	}
-	return respond(w, http.StatusOK, p)
-}
-
-func readAgentFilter(values url.Values) (agentFilter, error) {
-	f := agentFilter{
-		state: fleet.AgentState(values.Get("state")), hostname: values.Get("hostname"),
-		text: strings.ToLower(values.Get("q")),
+	docs, err := k.docs(r.Context(), found)
+	if err != nil {
+		return err
 	}
-	switch f.state {
-	case "", fleet.AgentRunning, fleet.AgentAbnormal, fleet.AgentOffline:
-		return f, nil
-	}
-	return f, fleet.Invalid("state", "%q is none of running, abnormal, offline", clip(string(f.state)))
-}
-
-// scanAgents walks IDs in order until the page is full or maxAgentScan agents
-// have been looked at.
-func (a *API) scanAgents(ctx context.Context, f agentFilter, ids func(after string, n int) ([]string, error), after string, limit int) (apiv1.Page[apiv1.Agent], error) {
-	p := apiv1.Page[apiv1.Agent]{Items: []apiv1.Agent{}}
-	size := limit + 1 // all that is needed where every agent passes
-	for looked := 0; ; {
-		chunk, err := ids(after, size)
+	p := apiv1.Page[apiv1.Agent]{Items: make([]apiv1.Agent, 0, len(docs)), Next: next}
+	for _, d := range docs {
+		item, err := a.showAgent(d)
 		if err != nil {
-			return p, err
+			return err
 		}
-		for _, id := range chunk {
-			if len(p.Items) == limit || looked == maxAgentScan {
-				p.Next = after
-				return p, nil
-			}
-			looked++
-			after = id
-			doc, err := a.agentDocByID(id)
-			if errors.Is(err, fleet.ErrNotFound) { // gone since it was listed
-				continue
-			}
-			if err != nil {
-				return p, err
-			}
-			if !f.takes(doc) {
-				continue
-			}
-			item, err := a.showAgent(doc)
-			if err != nil {
-				return p, err
-			}
-			p.Items = append(p.Items, item)
-		}
-		if len(chunk) < size {
-			return p, nil
-		}
-		size = agentScanChunk
-		if err := ctx.Err(); err != nil {
-			return p, err
+		p.Items = append(p.Items, item)
+	}
+	return respond(w, http.StatusOK, pageMissing(w, p, k.missing()))
+}
+
+// maxSearchBytes bounds the texts that agents are searched for.
+const maxSearchBytes = 200
+
+// agentFilters says what the query asks of an agent's document, but for its tag.
+func agentFilters(values url.Values) (filters []fleet.Filter, err error) {
+	for _, name := range []string{"hostname", "q"} {
+		if len(values.Get(name)) > maxSearchBytes {
+			return nil, fleet.Invalid(name, "is %d bytes long, at most %d are accepted", len(values.Get(name)), maxSearchBytes)
 		}
 	}
+	switch state := values.Get("state"); fleet.AgentState(state) {
+	case "":
+	case fleet.AgentRunning, fleet.AgentAbnormal, fleet.AgentOffline:
+		filters = append(filters, oneFilter("", ask("status", "$eq", state)))
+	default:
+		return nil, fleet.Invalid("state", "%q is none of running, abnormal, offline", clip(state))
+	}
+	if name := values.Get("hostname"); name != "" {
+		filters = append(filters, oneFilter("", ask("hostname", "$regex", "^"+regexp.QuoteMeta(name))))
+	}
+	if text := values.Get("q"); text != "" {
+		var anywhere []fleet.FilterKey
+		for _, field := range []string{"agent_id", "hostname", "intranet_ipv4", "extranet_ipv4", "intranet_ipv6", "extranet_ipv6"} {
+			anywhere = append(anywhere, ask(field, "$regex", "(?i)"+regexp.QuoteMeta(text)))
+		}
+		filters = append(filters, oneFilter("$or", anywhere...))
+	}
+	return filters, nil
+}
+
+func oneFilter(condition string, keys ...fleet.FilterKey) fleet.Filter {
+	return fleet.Filter{Keys: keys, Condition: condition}
+}
+
+// ask asks one thing of one field.
+func ask(field, operator string, value any) fleet.FilterKey {
+	return fleet.FilterKey{Key: field, Rules: []fleet.FilterRule{{Operator: operator, Value: value}}}
 }
 
 // inventoryIDs are the next n IDs after the given one, of the inventory and of
@@ -197,8 +163,10 @@ func (a *API) taggedIDs(tag, after string, n int) ([]string, error) {
 	return ids[from:min(from+n, len(ids))], nil
 }
 
-func (a *API) v1Agent(w http.ResponseWriter, _ *http.Request, c *call) error {
-	doc, err := a.agentDocByID(c.param("id"))
+func (a *API) v1Agent(w http.ResponseWriter, r *http.Request, c *call) error {
+	k := a.ask()
+	doc, err := k.agent(r.Context(), c.param("id"))
+	k.note(w)
 	if err != nil {
 		return err
 	}
@@ -262,17 +230,22 @@ func showPlugins(d *agentDoc) []apiv1.Plugin {
 	return out
 }
 
-func (a *API) v1ResetAgent(w http.ResponseWriter, _ *http.Request, c *call) error {
-	id := c.param("id")
-	if err := a.opts.Live.Streams.Reset([]string{id})[id]; err != nil {
-		if errors.Is(err, fleet.ErrOffline) {
-			if _, unknown := a.agentDocByID(id); unknown != nil {
-				return unknown
-			}
-		}
+func (a *API) v1ResetAgent(w http.ResponseWriter, r *http.Request, c *call) error {
+	id, k := c.param("id"), a.ask()
+	err := k.reset(r.Context(), id)
+	missing := k.note(w)
+	switch {
+	case err == nil:
+		return noContent(w)
+	case !errors.Is(err, fleet.ErrOffline):
 		return err
+	case len(missing) > 0:
+		return fmt.Errorf("reset the stream of an agent that a node that does not answer may hold: %w", fleet.ErrTimeout)
 	}
-	return noContent(w)
+	if _, unknown := a.docOf(id, nil); unknown != nil {
+		return unknown
+	}
+	return err
 }
 
 func (a *API) v1DefaultConfig(w http.ResponseWriter, _ *http.Request, _ *call) error {

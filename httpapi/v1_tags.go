@@ -86,7 +86,7 @@ func (a *API) inInventory(ctx context.Context, id string) error {
 	if err != nil || len(known) > 0 {
 		return err
 	}
-	if _, live := a.opts.Live.Sessions.Session(id); live {
+	if a.ask().isLive(ctx, id) {
 		return fleet.Refuse(fleet.CodeConflict, "agent %q has just connected and is not in the inventory yet: try again in a second", clip(id))
 	}
 	return fleet.Refuse(fleet.CodeNotFound, "no agent has the ID %q", clip(id))
