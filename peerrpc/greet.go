@@ -19,12 +19,13 @@ import (
 
 // The protocols of the port.
 const (
-	protoRaft = "muster-raft/1"
-	protoPeer = "muster-peer/1"
-	protoJoin = "muster-join/1"
+	protoRaft  = "muster-raft/1"
+	protoPeer  = "muster-peer/1"
+	protoJoin  = "muster-join/1"
+	protoKafka = "muster-kafka/1"
 )
 
-func protocols() []string { return []string{protoRaft, protoPeer, protoJoin} }
+func protocols() []string { return []string{protoRaft, protoPeer, protoJoin, protoKafka} }
 
 // conn is a connection between members whose handshake is over.
 type conn struct {
@@ -93,10 +94,14 @@ func dialling(proto string, cert *tls.Certificate) *tls.Config {
 
 // greet judges the certificate of the other side, tells it the verdict, and
 // hears its own. Only a connection that both welcome is returned. expect is the
-// server ID of the node that was dialled, "" on the accepting side.
-func (p *Port) greet(t *tls.Conn, m *Membership, expect string) (*conn, error) {
+// server ID of the node that was dialled, "" on the accepting side. What admit
+// says about a good certificate counts as the verdict; nil says welcome.
+func (p *Port) greet(t *tls.Conn, m *Membership, expect string, admit func() (verdict, error)) (*conn, error) {
 	state := t.ConnectionState()
 	peer, mine, err := p.judge(state, m, expect)
+	if err == nil && admit != nil {
+		mine, err = admit()
+	}
 	if _, werr := t.Write([]byte{byte(mine)}); werr != nil && err == nil {
 		return nil, fmt.Errorf("greet: %w", werr)
 	}
@@ -178,7 +183,7 @@ func (p *Port) dial(ctx context.Context, proto, serverID string) (*conn, error) 
 		return nil, fmt.Errorf("node %q at %s: %w", serverID, addr, err)
 	}
 	stop := context.AfterFunc(ctx, func() { _ = t.NetConn().Close() })
-	c, err := p.greet(t, m, serverID)
+	c, err := p.greet(t, m, serverID, nil)
 	if !stop() && err == nil {
 		err = context.Cause(ctx)
 	}

@@ -36,6 +36,8 @@ type world struct {
 	nodes map[string]*node
 	addrs sync.Map // what gossip knows: server ID -> address
 	wg    sync.WaitGroup
+	// closers end what else serves.
+	closers []func() error
 }
 
 type node struct {
@@ -49,6 +51,7 @@ type node struct {
 	removed    sync.Map
 	moved      sync.Map // server ID -> address, instead of the true one
 	handler    *handler
+	kafka      func(ctx context.Context) (net.Conn, error) // nil: no broker
 	log        *logBuffer
 	metrics    *prometheus.Registry
 	stop       context.CancelFunc
@@ -76,6 +79,9 @@ func newWorld(t testing.TB) *world {
 func (w *world) end() {
 	for _, n := range w.nodes {
 		n.stop()
+	}
+	for _, c := range w.closers {
+		_ = c()
 	}
 	w.wg.Wait()
 }
@@ -131,6 +137,9 @@ func (n *node) run() {
 	n.addr = n.opts.Listener.Addr().String()
 	if n.port, err = peerrpc.New(n.opts); err != nil {
 		n.w.t.Fatal(err)
+	}
+	if n.kafka != nil {
+		n.port.ServeKafka(n.kafka)
 	}
 	n.w.addrs.Store(n.id, n.addr)
 	ctx, cancel := context.WithCancel(context.Background())

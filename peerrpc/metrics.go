@@ -51,7 +51,7 @@ func newMetrics(reg prometheus.Registerer, open func(proto string) float64) (*me
 		}, []string{"method", "outcome"}),
 	}
 	errs := []error{reg.Register(m.connections), reg.Register(m.refused), reg.Register(m.asks), reg.Register(m.calls)}
-	for _, proto := range []string{protoRaft, protoPeer} {
+	for _, proto := range []string{protoRaft, protoPeer, protoKafka} {
 		errs = append(errs, reg.Register(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Name: "muster_peerrpc_open_connections", Help: "Open connections with other members.",
 			ConstLabels: prometheus.Labels{"protocol": proto},

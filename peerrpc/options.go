@@ -105,6 +105,10 @@ type Tuning struct {
 	// CallTimeout bounds calls to other nodes whose context does not end sooner;
 	// default 10 s.
 	CallTimeout time.Duration
+	// Pipes bounds how many connections of other nodes with this one's embedded
+	// broker are open, 64 KiB each; a node has one for each partition and one
+	// more. Default 1024.
+	Pipes int
 	// IdleTimeout closes the connection to a peer that is not called; default 5 min.
 	IdleTimeout time.Duration
 	// SweepInterval is how often connections are looked through for certificates
@@ -117,6 +121,7 @@ func (t *Tuning) setDefaults() {
 	setDefault(&t.Handshakes, 64)
 	setDefault(&t.HandshakesPerHost, 16)
 	setDefault(&t.CallTimeout, 10*time.Second)
+	setDefault(&t.Pipes, 1024)
 	setDefault(&t.IdleTimeout, 5*time.Minute)
 	setDefault(&t.SweepInterval, 30*time.Second)
 }
@@ -154,7 +159,7 @@ func (o *Options) validate() error {
 		return fmt.Errorf("peerrpc: Options.ServerID: %w", err)
 	}
 	t := o.Tuning
-	if min(t.HandshakeTimeout, t.CallTimeout, t.IdleTimeout, t.SweepInterval) < 0 || min(t.Handshakes, t.HandshakesPerHost) < 0 {
+	if min(t.HandshakeTimeout, t.CallTimeout, t.IdleTimeout, t.SweepInterval) < 0 || min(t.Handshakes, t.HandshakesPerHost, t.Pipes) < 0 {
 		return fmt.Errorf("peerrpc: Options.Tuning has a negative field")
 	}
 	return nil

@@ -38,6 +38,7 @@ type Port struct {
 	raft       *RaftLayer
 	peers      *queue
 	clients    *clients
+	pipes      *pipes
 	// anonymous is shown to those who join: the proofs take its place.
 	anonymous *tls.Certificate
 	shaking   sync.WaitGroup
@@ -60,6 +61,7 @@ func New(opts Options) (*Port, error) {
 		throttle:   newThrottle(),
 		conns:      newConnections(),
 		peers:      newQueue(opts.Listener.Addr()),
+		pipes:      &pipes{slots: make(chan struct{}, opts.Tuning.Pipes)},
 	}
 	p.raft = &RaftLayer{queue: newQueue(serverAddr(opts.ServerID)), port: p}
 	p.clients = newClients(p)
@@ -112,6 +114,7 @@ func (p *Port) Run(ctx context.Context) error {
 	err := g.Wait()
 	p.shaking.Wait()
 	p.awaiting.Wait()
+	p.pipes.open.Wait()
 	return err
 }
 
@@ -196,7 +199,10 @@ func (p *Port) serve(ctx context.Context, raw net.Conn) (net.Conn, error) {
 	if proto == protoJoin {
 		return t, p.answer(ctx, t)
 	}
-	c, err := p.greet(t, m, "")
+	if proto == protoKafka {
+		return p.serveKafka(ctx, t, m)
+	}
+	c, err := p.greet(t, m, "", nil)
 	if err != nil {
 		return t, err
 	}
@@ -206,7 +212,7 @@ func (p *Port) serve(ctx context.Context, raw net.Conn) (net.Conn, error) {
 		to = p.raft.queue
 	}
 	if !p.conns.add(c) || !to.put(c, p.opts.Tuning.HandshakeTimeout) {
-		return c, &refusedError{reasonNotServed, "this node does not serve the protocol now"}
+		return c, errNotServed()
 	}
 	p.metrics.connections.WithLabelValues(sideAccepted, proto).Inc()
 	return c, nil
@@ -240,6 +246,10 @@ func (p *Port) sweep(ctx context.Context) error {
 			p.clients.sweep(now)
 		}
 	}
+}
+
+func errNotServed() error {
+	return &refusedError{reasonNotServed, "this node does not serve the protocol now"}
 }
 
 func errNoAddress() error {

@@ -18,6 +18,9 @@ const (
 	noIdentity   verdict = 5
 	wrongNode    verdict = 6
 	removed      verdict = 7
+	noBroker     verdict = 8 // of the protocol for Kafka, as the next two
+	brokerDown   verdict = 9
+	tooMany      verdict = 10
 )
 
 // reason says why a connection or a question was refused; its values are the
@@ -36,6 +39,9 @@ const (
 	reasonNoIdentity   reason = "certificate_without_node"
 	reasonWrongNode    reason = "wrong_node"
 	reasonRemoved      reason = "removed_node"
+	reasonNoBroker     reason = "no_broker"
+	reasonBrokerDown   reason = "broker_down"
+	reasonTooMany      reason = "too_many_connections"
 	reasonSecret       reason = "wrong_secret"
 	reasonThrottled    reason = "throttled"
 	reasonFrame        reason = "bad_frame"
@@ -45,7 +51,8 @@ const (
 func reasons() []reason {
 	return []reason{
 		reasonHandshake, reasonProtocol, reasonBusy, reasonNotServed, reasonNotMember, reasonWrongCluster, reasonWrongCA,
-		reasonNotValidNow, reasonNoIdentity, reasonWrongNode, reasonRemoved, reasonSecret, reasonThrottled, reasonFrame, reasonUnknown,
+		reasonNotValidNow, reasonNoIdentity, reasonWrongNode, reasonRemoved,
+		reasonNoBroker, reasonBrokerDown, reasonTooMany, reasonSecret, reasonThrottled, reasonFrame, reasonUnknown,
 	}
 }
 
@@ -65,6 +72,12 @@ func (v verdict) reason() reason {
 		return reasonWrongNode
 	case removed:
 		return reasonRemoved
+	case noBroker:
+		return reasonNoBroker
+	case brokerDown:
+		return reasonBrokerDown
+	case tooMany:
+		return reasonTooMany
 	default:
 		return reasonUnknown
 	}
@@ -87,6 +100,12 @@ func (v verdict) words() string {
 		return "it expected another node"
 	case removed:
 		return "this node was removed from the cluster"
+	case noBroker:
+		return "it has no embedded kafka; --kafka must name the same node on all of them"
+	case brokerDown:
+		return "its embedded kafka does not answer; see its log"
+	case tooMany:
+		return "too many connections with its embedded kafka are open"
 	default:
 		return "for a reason that this release does not know"
 	}
