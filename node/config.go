@@ -19,7 +19,7 @@ type Config struct {
 	NodeID    string `name:"node-id" placeholder:"ID" help:"Name of this node (default: the host name)."`
 	DataDir   string `name:"data-dir" default:"./muster-data" placeholder:"DIR" help:"Where this node keeps its state."`
 	Bind      string `default:"0.0.0.0" placeholder:"IP" help:"Host part of the addresses below that give none."`
-	Advertise string `placeholder:"IP" help:"What other nodes and agents are told (default: the address of the default route)."`
+	Advertise string `placeholder:"IP" help:"What other nodes and agents are told (default: the address of the route to the first of --join, else of the default route)."`
 	Zone      string `placeholder:"NAME" help:"Failure zone of this node."`
 	Profile   string `default:"lan" enum:"lan,wan" help:"Timing of gossip and Raft: lan or wan."`
 
@@ -60,15 +60,16 @@ type AgentConfig struct {
 // ClusterConfig says how nodes find and trust each other.
 type ClusterConfig struct {
 	Join            []string `placeholder:"HOST:PORT" help:"Gossip addresses of any members."`
-	BootstrapExpect int      `name:"bootstrap-expect" default:"-1" placeholder:"N" help:"Nodes that found the cluster (default: 1 without --join)."`
-	Recover         bool     `help:"Start as the only voter after the majority is lost for good."`
+	BootstrapExpect int      `name:"bootstrap-expect" default:"-1" placeholder:"N" help:"New nodes that found the cluster together (default: 1 without --join, 0 with it: only join)."`
+	Recover         bool     `help:"Start once as the only voter from this node's state, after the majority is lost for good; needs --yes."`
+	Yes             bool     `help:"Do what --recover warns of."`
 	Secret          string   `name:"cluster-secret" placeholder:"STRING" help:"Secret that all nodes share, at least 16 bytes."`
 	SecretFile      string   `name:"cluster-secret-file" placeholder:"FILE" help:"File that holds the secret."`
 }
 
 // KafkaConfig says where records go.
 type KafkaConfig struct {
-	Brokers        []string `name:"kafka" placeholder:"HOST:PORT,...|embedded" help:"Brokers (default: embedded on a lone node)."`
+	Brokers        []string `name:"kafka" placeholder:"HOST:PORT,...|embedded[@NODE]" help:"Brokers, or the embedded broker of a node (default: embedded on a lone node)."`
 	Topic          string   `name:"kafka-topic" default:"hids_svr" placeholder:"NAME" help:"Topic of agent records."`
 	RetentionBytes int64    `name:"kafka-retention-bytes" default:"1073741824" placeholder:"N" help:"Disk that the embedded broker may use."`
 	SASL           string   `name:"kafka-sasl" placeholder:"MECHANISM" help:"plain, scram-sha-256 or scram-sha-512."`
@@ -87,14 +88,22 @@ type LogConfig struct {
 	Level  string `name:"log-level" default:"info" enum:"debug,info,warn,error" help:"debug, info, warn or error."`
 }
 
-// stopWithin is the one deadline of a clean stop.
-const stopWithin = 25 * time.Second
+const (
+	// stopWithin is the one deadline of a clean stop.
+	stopWithin = 25 * time.Second
+	// leaveWait is how long the other nodes get to hear that this one stops.
+	leaveWait = 200 * time.Millisecond
+)
 
 // minPasswordBytes is what the API asks of new passwords, too.
 const minPasswordBytes = 8
 
-// embeddedKafka is the value of --kafka for the broker inside.
-const embeddedKafka = "embedded"
+const (
+	// embeddedKafka is the value of --kafka for the broker inside.
+	embeddedKafka = "embedded"
+	// maxExpect is more than anybody founds a cluster with.
+	maxExpect = 99
+)
 
 // validate fills what was left open and names the flag of what is wrong.
 func (c *Config) validate() error {
@@ -114,7 +123,7 @@ func (c *Config) validate() error {
 	if err := c.Cluster.validate(); err != nil {
 		return err
 	}
-	if err := c.Kafka.validate(); err != nil {
+	if err := c.Kafka.validate(c.NodeID, c.Cluster.several()); err != nil {
 		return err
 	}
 	if (c.Agents.Cert == "") != (c.Agents.Key == "") {
@@ -126,30 +135,55 @@ func (c *Config) validate() error {
 	return c.resolveAddresses()
 }
 
+// several tells whether the node is to be one of several.
+func (c *ClusterConfig) several() bool { return len(c.Join) > 0 || c.BootstrapExpect > 1 }
+
 func (c *ClusterConfig) validate() error {
-	const later = "this version runs one node; clusters of several come with the next release"
+	for _, seed := range c.Join {
+		if _, _, err := net.SplitHostPort(seed); err != nil {
+			return fleet.Invalid("--join", "%q is no HOST:PORT (the port is that of --gossip-addr, 7946 unless it was changed)", seed)
+		}
+	}
 	switch {
-	case len(c.Join) > 0:
-		return fleet.Invalid("--join", later)
-	case c.BootstrapExpect > 1:
-		return fleet.Invalid("--bootstrap-expect", later)
-	case c.Recover:
-		return fleet.Invalid("--recover", "%s, and a lone node has no majority to lose", later)
+	case c.BootstrapExpect < -1 || c.BootstrapExpect > maxExpect:
+		return fleet.Invalid("--bootstrap-expect", "%d is not between 0 and %d", c.BootstrapExpect, maxExpect)
+	case c.BootstrapExpect == 1 && len(c.Join) > 0:
+		return fleet.Invalid("--bootstrap-expect", "1 with --join would make a cluster of this node alone: leave it out to join, or give the number of new nodes that found a cluster together")
+	case c.BootstrapExpect == 0 && len(c.Join) == 0:
+		return fleet.Invalid("--bootstrap-expect", "0 means to join a cluster: say where with --join")
 	case c.Secret != "" && c.SecretFile != "":
 		return fleet.Invalid("--cluster-secret", "give the secret or its file, not both")
+	case c.Recover && !c.Yes:
+		return fleet.Invalid("--recover", "makes this node the only voter and shuts the other nodes' data directories out for good. "+
+			"Give --yes too, on one node only (the one with the highest \"applied\" in /v1/nodes or its log), if the others are lost: empty their data directories and start them again as usual")
+	case c.BootstrapExpect == -1 && len(c.Join) > 0:
+		c.BootstrapExpect = 0
+	case c.BootstrapExpect == -1:
+		c.BootstrapExpect = 1
 	}
 	return nil
 }
 
-func (k *KafkaConfig) validate() error {
+// validate checks the settings of a node with a name, which may be one of several.
+func (k *KafkaConfig) validate(nodeID string, several bool) error {
+	if len(k.Brokers) == 0 && several {
+		return fleet.Invalid("--kafka", "a node of a cluster must be told: give brokers as HOST:PORT,..., or on every node the same embedded@NODE, for one broker inside that node (a trial: not replicated)")
+	}
 	if len(k.Brokers) == 0 {
 		k.Brokers = []string{embeddedKafka}
 	}
 	for _, b := range k.Brokers {
+		host, named := strings.CutPrefix(b, embeddedKafka+"@")
 		switch {
-		case b == embeddedKafka && len(k.Brokers) == 1:
-		case strings.HasPrefix(b, embeddedKafka+"@"):
-			return fleet.Invalid("--kafka", "embedded@NODE is for clusters; a lone node takes embedded")
+		case (b == embeddedKafka || named) && len(k.Brokers) > 1:
+			return fleet.Invalid("--kafka", "%s is a broker of its own: it stands alone", b)
+		case b == embeddedKafka && several:
+			return fleet.Invalid("--kafka", "the nodes of a cluster must agree on one broker: give embedded@NODE, for example embedded@%s", nodeID)
+		case b == embeddedKafka:
+		case named:
+			if host == "" {
+				return fleet.Invalid("--kafka", "embedded@ lacks the name of a node")
+			}
 		default:
 			if _, _, err := net.SplitHostPort(b); err != nil {
 				return fleet.Invalid("--kafka", "%q is no HOST:PORT", b)
@@ -167,7 +201,7 @@ func (k *KafkaConfig) validate() error {
 	if !k.TLS && (k.TLSCA != "" || k.TLSCert != "") {
 		return fleet.Invalid("--kafka-tls", "is needed with --kafka-tls-ca and --kafka-tls-cert")
 	}
-	if k.embedded() && (k.SASL != "" || k.TLS) {
+	if strings.HasPrefix(k.Brokers[0], embeddedKafka) && (k.SASL != "" || k.TLS) {
 		return fleet.Invalid("--kafka", "the embedded broker takes neither SASL nor TLS: it listens on loopback only")
 	}
 	if k.RetentionBytes < 64<<20 {
@@ -176,7 +210,18 @@ func (k *KafkaConfig) validate() error {
 	return nil
 }
 
-func (k *KafkaConfig) embedded() bool { return len(k.Brokers) == 1 && k.Brokers[0] == embeddedKafka }
+// embeddedAt returns the name of the node whose embedded broker is used, which
+// may be the given one itself; "" if brokers stand elsewhere.
+func (k *KafkaConfig) embeddedAt(nodeID string) string {
+	if k.Brokers[0] == embeddedKafka {
+		return nodeID
+	}
+	at, _ := strings.CutPrefix(k.Brokers[0], embeddedKafka+"@")
+	if at == k.Brokers[0] {
+		return ""
+	}
+	return at
+}
 
 // resolveAddresses gives every address its host part.
 func (c *Config) resolveAddresses() error {
@@ -215,7 +260,7 @@ func (c *Config) resolveAddresses() error {
 		return fleet.Invalid("--advertise", "%q is no IP address", c.Advertise)
 	}
 	if c.Advertise == "" {
-		c.Advertise = advertiseFor(c.Agents.Addr)
+		c.Advertise = advertiseFor(c.Agents.Addr, c.Cluster.Join)
 	}
 	if a := c.Agents.Advertise; a != "" {
 		if _, _, err := net.SplitHostPort(a); err != nil {
@@ -226,16 +271,19 @@ func (c *Config) resolveAddresses() error {
 }
 
 // advertiseFor chooses the address that others are told when none is given:
-// the one bound to, if that is one, else the source of the default route.
-func advertiseFor(bound string) string {
+// the one bound to, if that is one, else the source of the route to the first
+// node to join, else that of the default route.
+func advertiseFor(bound string, join []string) string {
 	host, _, _ := net.SplitHostPort(bound)
 	if ip := net.ParseIP(host); ip != nil && !ip.IsUnspecified() {
 		return host
 	}
 	// No packet is sent: connecting a UDP socket only asks the routing table.
-	if conn, err := net.Dial("udp", "192.0.2.1:9"); err == nil {
-		defer conn.Close()
-		return conn.LocalAddr().(*net.UDPAddr).IP.String()
+	for _, to := range append(join[:min(len(join), 1):1], "192.0.2.1:9") {
+		if conn, err := net.Dial("udp", to); err == nil {
+			defer conn.Close()
+			return conn.LocalAddr().(*net.UDPAddr).IP.String()
+		}
 	}
 	addrs, err := net.InterfaceAddrs()
 	if err == nil {

@@ -33,10 +33,11 @@ func TestConfigNamesTheFlag(t *testing.T) {
 		"--https-addr":            func(c *Config) { c.Listen.HTTPS = ":http" },
 		"--agent-cert":            func(c *Config) { c.Agents.Cert = "x" },
 		"--http-tls-cert":         func(c *Config) { c.Listen.HTTPKey = "x" },
-		"--join":                  func(c *Config) { c.Cluster.Join = []string{"h:1"} },
-		"--bootstrap-expect":      func(c *Config) { c.Cluster.BootstrapExpect = 3 },
+		"--join":                  func(c *Config) { c.Cluster.Join = []string{"h"} },
+		"--bootstrap-expect":      func(c *Config) { c.Cluster.BootstrapExpect = 0 },
 		"--cluster-secret":        func(c *Config) { c.Cluster.Secret, c.Cluster.SecretFile = "x", "y" },
-		"--kafka":                 func(c *Config) { c.Kafka.Brokers = []string{"embedded@n1"} },
+		"--kafka":                 func(c *Config) { c.Cluster.BootstrapExpect = 3 },
+		"--recover":               func(c *Config) { c.Cluster.Recover = true },
 		"--kafka-sasl":            func(c *Config) { c.Kafka.Brokers, c.Kafka.SASL = []string{"h:1"}, "gssapi" },
 		"--kafka-tls":             func(c *Config) { c.Kafka.Brokers, c.Kafka.TLSCA = []string{"h:1"}, "x" },
 		"--kafka-retention-bytes": func(c *Config) { c.Kafka.RetentionBytes = 1 },
@@ -52,7 +53,7 @@ func TestConfigNamesTheFlag(t *testing.T) {
 	if err := c.validate(); err != nil {
 		t.Fatal(err)
 	}
-	if c.Agents.Addr != "127.0.0.1:0" || c.Advertise != "127.0.0.1" || !c.Kafka.embedded() {
+	if c.Agents.Addr != "127.0.0.1:0" || c.Advertise != "127.0.0.1" || c.Kafka.embeddedAt("n1") != "n1" {
 		t.Errorf("defaults: %+v", c)
 	}
 }

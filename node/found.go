@@ -6,7 +6,6 @@ package node
 import (
 	"context"
 	"crypto/rand"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"os"
@@ -15,57 +14,16 @@ import (
 
 	"muster/fleet"
 	"muster/internal/password"
-	"muster/raftstore"
 )
 
 const (
 	adminName    = "admin"
 	passwordFile = "admin-password"
+	// metaFirstUser is where the state says on which node that file is.
+	metaFirstUser = "first-user-node"
 	// foundWithin bounds the first start's writes.
 	foundWithin = 60 * time.Second
 )
-
-// found makes the cluster on a lone node's first start, waits until the state
-// is ready, and takes the CA out of it. Each step can be repeated after a crash.
-func (n *Node) found(ctx context.Context) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, foundWithin,
-		fmt.Errorf("the state was not ready within %s: the log above says what it waited for", foundWithin))
-	defer cancel()
-	if !n.store.Bootstrapped() {
-		clusterID := newClusterID()
-		ca, err := n.trust.newAuthority(clusterID)
-		if err != nil {
-			return err
-		}
-		if err := n.store.Bootstrap(ctx, clusterID, ca); err != nil {
-			return fmt.Errorf("found the cluster: %w", err)
-		}
-		n.log.Info("cluster founded", "cluster", clusterID)
-	}
-	if err := n.store.WaitReady(ctx); err != nil {
-		return fmt.Errorf("wait for the state: %w", err)
-	}
-	if n.trust.ca.Load() == nil {
-		ca, ok := n.store.Meta(raftstore.MetaCA)
-		if !ok {
-			return errors.New("the replicated state holds no CA: restore the data directory from a backup")
-		}
-		if err := n.trust.open(n.store.Status().ClusterID, ca); err != nil {
-			return err
-		}
-	}
-	if err := n.members.Update(n.self()); err != nil {
-		return err
-	}
-	return n.firstUser(ctx)
-}
-
-// newClusterID makes 128 random bits.
-func newClusterID() string {
-	var b [16]byte
-	_, _ = rand.Read(b[:]) // never fails, see its documentation
-	return hex.EncodeToString(b[:])
-}
 
 // firstUser makes the administrator while there is no user at all. The file
 // comes first, so that no crash can leave an account whose password nobody has.
@@ -78,7 +36,7 @@ func (n *Node) firstUser(ctx context.Context) error {
 	if clear == "" {
 		clear = rand.Text()
 	}
-	path := filepath.Join(n.cfg.DataDir, passwordFile)
+	path := n.PasswordFile()
 	if err := writePrivate(path, clear+"\n"); err != nil {
 		return fmt.Errorf("write the first user's password: %w", err)
 	}
@@ -86,15 +44,29 @@ func (n *Node) firstUser(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("hash the first user's password: %w", err)
 	}
+	if err := n.store.PutMeta(ctx, metaFirstUser, []byte(n.cfg.NodeID)); err != nil {
+		return fmt.Errorf("note where the first user's password is: %w", err)
+	}
 	now := time.Now().Unix()
 	err = n.store.CreateUser(ctx, fleet.User{
 		Name: adminName, PasswordHash: hash, CreatedAt: now, PasswordChangedAt: now,
 	})
+	if errors.Is(err, fleet.ErrExists) { // another leader came first: its password counts
+		return os.Remove(path)
+	}
 	if err != nil {
 		return fmt.Errorf("make the first user: %w", err)
 	}
 	n.log.Info("first user made", "user", adminName, "password_file", path)
 	return nil
+}
+
+// sayFirstUser tells, on a node that just joined, where the first user's
+// password was written.
+func (n *Node) sayFirstUser() {
+	if at, ok := n.store.Meta(metaFirstUser); ok && string(at) != n.cfg.NodeID {
+		n.log.Info("the first user's password was written on another node", "user", adminName, "node", string(at), "file", "its data directory's "+passwordFile)
+	}
 }
 
 // writePrivate replaces a file that only its owner may read; it is on disk

@@ -21,6 +21,7 @@ import (
 	"muster/gossip"
 	"muster/httpapi"
 	"muster/internal/lifecycle"
+	"muster/peerrpc"
 	"muster/raftstore"
 	"muster/recordlog"
 )
@@ -54,6 +55,9 @@ type Node struct {
 	started  time.Time
 	ready    chan struct{} // closed once everything runs
 	draining atomic.Bool
+	// waits says what a node that is not ready waits for.
+	waits     atomic.Pointer[string]
+	storeRuns atomic.Bool // the store closes its files itself
 }
 
 // parts are what a node is made of, in the order in which they are opened.
@@ -62,11 +66,14 @@ type parts struct {
 	kafka   recordlog.Options // what the files of the flags say
 	store   *raftstore.Store
 	trust   *trust
-	broker  *recordlog.Embedded // nil when Kafka is elsewhere
-	records *recordlog.Log
-	members *gossip.Mesh
-	agents  *agentrpc.Server
-	api     *httpapi.API
+	// promises and port are how the node deals with other ones.
+	promises *peerrpc.Promises
+	port     *peerrpc.Port
+	broker   *recordlog.Embedded // nil when Kafka is elsewhere
+	records  *recordlog.Log
+	members  *gossip.Mesh
+	agents   *agentrpc.Server
+	api      *httpapi.API
 }
 
 // gauges are what the node measures of itself.
@@ -74,12 +81,15 @@ type gauges struct {
 	limit int   // of sessions
 	rate  meter // of records
 	usage usage
+	// applied is what the other members have.
+	applied appliedWatch
 }
 
 // sockets are the listeners, bound before anything starts.
 type sockets struct {
 	sd, http     []net.Listener
 	https, agent net.Listener
+	node         net.Listener
 
 	gossip        net.Listener
 	gossipPackets net.PacketConn
@@ -128,7 +138,7 @@ func (e *Env) fill() {
 // open opens the parts in the order in which a fault is cheapest to find.
 func (n *Node) open() error {
 	for _, step := range []func() error{
-		n.bind, n.readFiles, n.openStore, n.openKafka, n.openGossip, n.openAgents, n.openAPI,
+		n.bind, n.readFiles, n.openStore, n.openPeers, n.openKafka, n.openGossip, n.openAgents, n.openAPI,
 	} {
 		if err := step(); err != nil {
 			return err
@@ -166,28 +176,73 @@ func (n *Node) Run(ctx context.Context) error {
 	n.draining.Store(true)
 	began := time.Now()
 	n.log.Info("node is stopping")
+	n.leaveDiscovery()
 	stopped := stack.Stop(stopWithin)
 	cancel(nil)
 	watch.Wait()
 	n.log.Info("node has stopped", "took", time.Since(began).Round(time.Millisecond), "ledger", n.records.Ledger())
-	return errors.Join(err, stopped, n.closeSockets())
+	return errors.Join(err, stopped, n.abandon())
 }
 
-// start brings the parts up, each one once those that it needs are there.
+// start brings the parts up in the order in which they are not stopped. Those
+// that need the replicated state, or are for agents, wait for it; HTTP says
+// meanwhile what the node waits for.
 func (n *Node) start(ctx context.Context, stack *lifecycle.Stack) error {
-	stack.Start("state", n.store.Run)
-	if err := n.found(ctx); err != nil {
-		return err
+	member, current := make(chan struct{}), make(chan struct{})
+	after := func(gate <-chan struct{}, run func(ctx context.Context) error) func(ctx context.Context) error {
+		return func(ctx context.Context) error {
+			select {
+			case <-gate:
+				return run(ctx)
+			case <-ctx.Done():
+				return nil
+			}
+		}
 	}
-	stack.Start("certificates", n.trust.Run)
+	stack.Start("node port", n.port.Run)
 	stack.Start("gossip", n.members.Run)
+	stack.Start("state", after(member, n.runStore))
+	stack.Start("leader's duties", after(member, n.lead))
+	stack.Start("certificates", after(current, n.trust.Run))
 	if n.broker != nil {
 		stack.Start("embedded kafka", n.broker.Run)
 	}
 	stack.Start("record log", n.records.Run)
-	stack.Start("agents", n.agents.Run)
+	stack.Start("agents", after(current, n.agents.Run))
+	stack.Start("names", after(current, n.watchRivals))
 	stack.Start("http", n.serveHTTP)
+	joining := !n.store.Bootstrapped()
+	if err := n.enter(ctx, func() { close(member) }); err != nil {
+		return err
+	}
+	if joining {
+		n.sayFirstUser()
+	}
+	close(current)
 	return ctx.Err()
+}
+
+func (n *Node) runStore(ctx context.Context) error {
+	n.storeRuns.Store(true)
+	return n.store.Run(ctx)
+}
+
+// leaveDiscovery has the other nodes send no more agents here, before those
+// that are here are sent away.
+func (n *Node) leaveDiscovery() {
+	others := 0
+	for _, m := range n.members.Members() {
+		if m.Alive && m.NodeID != n.cfg.NodeID {
+			others++
+		}
+	}
+	if others == 0 {
+		return
+	}
+	n.members.Hurry()
+	timer := time.NewTimer(leaveWait)
+	defer timer.Stop()
+	<-timer.C
 }
 
 // serveHTTP answers on every HTTP listener.
@@ -225,6 +280,7 @@ func (n *Node) Addrs() Addrs {
 	return Addrs{
 		SD: list(n.sockets.sd), HTTP: list(n.sockets.http),
 		HTTPS: n.sockets.https.Addr().String(), Agent: n.sockets.agent.Addr().String(),
+		Node: n.sockets.node.Addr().String(), Gossip: n.sockets.gossip.Addr().String(),
 	}
 }
 
@@ -232,4 +288,5 @@ func (n *Node) Addrs() Addrs {
 type Addrs struct {
 	SD, HTTP     []string
 	HTTPS, Agent string
+	Node, Gossip string
 }

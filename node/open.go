@@ -4,6 +4,7 @@
 package node
 
 import (
+	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
@@ -13,7 +14,9 @@ import (
 	"path/filepath"
 	"strings"
 	"syscall"
+	"time"
 
+	"muster/fleet"
 	"muster/internal/pki"
 	"muster/raftstore"
 	"muster/recordlog"
@@ -56,6 +59,9 @@ func (n *Node) bind() error {
 	if n.sockets.agent, err = listen("--agent-addr", n.cfg.Agents.Addr); err != nil {
 		return err
 	}
+	if n.sockets.node, err = listen("--node-addr", n.cfg.Listen.Node); err != nil {
+		return err
+	}
 	n.sockets.gossip, n.sockets.gossipPackets, err = n.env.GossipSockets(n.cfg.Listen.Gossip)
 	return explainBind("--gossip-addr", n.cfg.Listen.Gossip, err)
 }
@@ -96,20 +102,23 @@ func (n *Node) openStore() error {
 	}
 	seal := &lateSealer{}
 	store, err := raftstore.New(raftstore.Options{
-		Dir:        filepath.Join(n.cfg.DataDir, "state"),
-		NodeName:   n.cfg.NodeID,
-		Sealer:     seal,
-		Logger:     n.log.With("part", "state"),
-		Registerer: n.metrics,
-		Fatal:      n.env.Fatal,
-		Profile:    n.cfg.Profile,
-		Tuning:     tuning,
+		Dir:          filepath.Join(n.cfg.DataDir, "state"),
+		NodeName:     n.cfg.NodeID,
+		Sealer:       seal,
+		Logger:       n.log.With("part", "state"),
+		Registerer:   n.metrics,
+		Fatal:        n.env.Fatal,
+		Profile:      n.cfg.Profile,
+		Transport:    n.raftTransport,
+		Peers:        statePeers{n},
+		PeersApplied: func() uint64 { return n.applied.due(time.Now()) },
+		Tuning:       tuning,
 	})
 	if err != nil {
 		return err
 	}
 	n.store = store
-	if err := n.trust.unlock(); err != nil {
+	if err := n.trust.unlock(store.Status().ServerID); err != nil {
 		return err
 	}
 	seal.sealer = n.trust.sealer
@@ -139,7 +148,9 @@ func (n *Node) openKafka() error {
 	opts.Compression = recordlog.Compression(k.Compression)
 	opts.Dial, opts.Logger, opts.Registerer = n.env.Dial, n.log.With("part", "kafka"), n.metrics
 	var err error
-	if k.embedded() {
+	switch at := k.embeddedAt(n.cfg.NodeID); at {
+	case "": // brokers stand elsewhere
+	case n.cfg.NodeID:
 		n.broker, err = recordlog.NewEmbedded(recordlog.EmbeddedOptions{
 			Dir:            filepath.Join(n.cfg.DataDir, "kafka"),
 			Topics:         map[string]int{k.Topic: kafkaPartitions},
@@ -151,9 +162,32 @@ func (n *Node) openKafka() error {
 			return err
 		}
 		opts.Brokers = n.broker.Addrs()
+		n.serveBroker()
+	default:
+		opts.Brokers = []string{net.JoinHostPort(at, "9092")} // a name: the port for nodes is dialled
+		opts.Dial = n.dialBrokerOf(at)
 	}
 	n.records, err = recordlog.New(opts)
 	return err
+}
+
+// serveBroker lets the other nodes reach the broker inside this one.
+func (n *Node) serveBroker() {
+	addr := n.broker.Addrs()[0]
+	n.port.ServeKafka(func(ctx context.Context) (net.Conn, error) { return n.env.Dial(ctx, "tcp", addr) })
+}
+
+// dialBrokerOf reaches the broker inside the named node, whatever address the
+// broker says that it has: it listens on that node's loopback only.
+func (n *Node) dialBrokerOf(name string) func(ctx context.Context, network, addr string) (net.Conn, error) {
+	return func(ctx context.Context, _, _ string) (net.Conn, error) {
+		for _, m := range n.members.Members() {
+			if m.NodeID == name && m.Alive {
+				return n.port.DialKafka(ctx, m.ServerID)
+			}
+		}
+		return nil, fmt.Errorf("the embedded Kafka is on node %s, which is not seen: start it, or correct --kafka: %w", name, fleet.ErrUnavailable)
+	}
 }
 
 func (k *KafkaConfig) sasl() (*recordlog.SASL, error) {

@@ -40,6 +40,7 @@ func (n *Node) openGossip() error {
 		Listener:   n.sockets.gossip,
 		Packets:    n.sockets.gossipPackets,
 		Advertise:  netip.AddrPortFrom(advertise, 0),
+		Join:       n.cfg.Cluster.Join,
 		Load:       n.load,
 		Dial:       n.env.Dial,
 		Profile:    gossip.Profile(n.cfg.Profile),
@@ -71,12 +72,16 @@ func (n *Node) self() fleet.Member {
 		_, port, _ := net.SplitHostPort(n.sockets.agent.Addr().String())
 		agents = net.JoinHostPort(n.cfg.Advertise, port)
 	}
-	store := n.store.Status()
-	return fleet.Member{
-		NodeID: n.cfg.NodeID, ServerID: store.ServerID, ClusterID: store.ClusterID,
-		Version: n.env.Build.Version, Format: store.Format, Zone: n.cfg.Zone, Started: n.started,
+	m := fleet.Member{
+		NodeID: n.cfg.NodeID, ServerID: n.trust.serverID, ClusterID: n.trust.clusterID(),
+		Version: n.env.Build.Version, Format: n.store.HandleState().Format, Zone: n.cfg.Zone, Started: n.started,
 		AgentAddr: agents, HTTPAddr: first(n.sockets.http), HTTPSAddr: at(n.sockets.https), SDAddr: first(n.sockets.sd),
+		NodeAddr: at(n.sockets.node),
 	}
+	if m.ClusterID == "" {
+		m.Expect = n.cfg.Cluster.BootstrapExpect
+	}
+	return m
 }
 
 // openAgents prepares the server that agents connect to.
@@ -126,10 +131,10 @@ func (n *Node) openAPI() error {
 	return err
 }
 
-// abandon gives back what New took, after a refused start.
+// abandon gives back what New took and no part has given back.
 func (n *Node) abandon() error {
 	errs := []error{n.closeSockets()}
-	if n.store != nil {
+	if n.store != nil && !n.storeRuns.Load() {
 		errs = append(errs, n.store.Close())
 	}
 	return errors.Join(errs...)
@@ -140,7 +145,7 @@ func (n *Node) abandon() error {
 func (n *Node) closeSockets() error {
 	var errs []error
 	s := n.sockets
-	closers := []io.Closer{s.https, s.agent, s.gossip, s.gossipPackets}
+	closers := []io.Closer{s.https, s.agent, s.node, s.gossip, s.gossipPackets}
 	for _, l := range slices.Concat(s.sd, s.http) {
 		closers = append(closers, l)
 	}

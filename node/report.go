@@ -23,12 +23,28 @@ const (
 	fullShare = 0.95
 )
 
+// starting says what a node that is not ready waits for.
+func (n *Node) starting() string {
+	if why := n.waits.Load(); why != nil {
+		return "starting, waiting for " + *why
+	}
+	return "starting"
+}
+
+// unreadable says why the replicated state may not be shown yet, or "".
+func (n *Node) unreadable() string {
+	if n.store.Ready() {
+		return ""
+	}
+	return n.starting()
+}
+
 // health judges the node for probes and people. It does not block.
 func (n *Node) health() httpapi.Health {
 	select {
 	case <-n.ready:
 	default:
-		return httpapi.Health{Reasons: []string{"starting"}}
+		return httpapi.Health{Reasons: []string{n.starting()}}
 	}
 	var h httpapi.Health
 	if n.draining.Load() {
@@ -37,8 +53,12 @@ func (n *Node) health() httpapi.Health {
 	store := n.store.Status()
 	contact := time.Duration(store.LeaderContactAgeMS) * time.Millisecond
 	switch {
+	case n.store.Removed(store.ServerID):
+		h.Reasons = append(h.Reasons, errRemoved(n).Error())
 	case contact > leaderlessAfter:
-		h.Reasons = append(h.Reasons, fmt.Sprintf("no leader for %d s", int(contact.Seconds())))
+		h.Reasons = append(h.Reasons, fmt.Sprintf("no leader for %d s: %s", int(contact.Seconds()), n.whyNotCurrent()))
+	case store.Quarantined != "":
+		h.Degraded = append(h.Degraded, "quarantined, config and tasks wait: "+store.Quarantined)
 	case !store.Current:
 		h.Degraded = append(h.Degraded, "not current with the leader: config and tasks wait")
 	}
@@ -62,6 +82,7 @@ func (n *Node) full() bool {
 func (n *Node) load() fleet.Load {
 	store, kafka, ledger := n.store.Status(), n.records.Status(), n.records.Ledger()
 	cpu, memory := n.usage.read(time.Now())
+	n.applied.note(time.Now(), n.othersApplied())
 	return fleet.Load{
 		Sessions:         clamp32(uint64(n.agents.SessionCount())),
 		Limit:            clamp32(uint64(n.limit)),
@@ -109,6 +130,8 @@ func (n *Node) report() httpapi.NodeReport {
 	add("http", addrs.HTTP...)
 	add("https", addrs.HTTPS)
 	add("agents", addrs.Agent)
+	add("nodes", addrs.Node)
+	add("gossip", addrs.Gossip)
 	return r
 }
 
@@ -116,7 +139,7 @@ func (n *Node) kafkaReport() apiv1.Kafka {
 	s := n.records.Status()
 	k := apiv1.Kafka{
 		State: "ok", Brokers: s.Brokers, Topic: n.cfg.Kafka.Topic,
-		Embedded: n.broker != nil, Replicated: n.broker == nil, Detail: s.LastError,
+		Embedded: n.cfg.Kafka.embeddedAt(n.cfg.NodeID) != "", Replicated: n.cfg.Kafka.embeddedAt(n.cfg.NodeID) == "", Detail: s.LastError,
 	}
 	if !s.Up {
 		k.State = "away"

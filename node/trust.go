@@ -5,6 +5,7 @@ package node
 
 import (
 	"context"
+	"crypto"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
@@ -18,8 +19,10 @@ import (
 	"sync/atomic"
 	"time"
 
+	"muster/fleet"
 	"muster/httpapi"
 	"muster/internal/pki"
+	"muster/peerrpc"
 )
 
 const (
@@ -39,11 +42,13 @@ type trust struct {
 	// stock are the certificates of --agent-client-ca.
 	stock []*x509.Certificate
 
-	clusterID string
-	ca        atomic.Pointer[pki.CA]
-	clients   atomic.Pointer[x509.CertPool]
-	agent     pki.Holder
-	web       pki.Holder
+	serverID string
+	ca       atomic.Pointer[pki.CA]
+	clients  atomic.Pointer[x509.CertPool]
+	agent    pki.Holder
+	web      pki.Holder
+	// member is what other nodes are shown; nil while this node is no member.
+	member atomic.Pointer[peerrpc.Membership]
 }
 
 // authority is how the CA is kept in the replicated state.
@@ -97,10 +102,11 @@ func givenSecret(c ClusterConfig) (secret []byte, err error) {
 	return secret, nil
 }
 
-// unlock makes the keys of the secret. Without a given one it is the data
-// directory's, which is made on the first start of a lone node; the caller holds
-// the directory's lock.
-func (t *trust) unlock() (err error) {
+// unlock makes the keys of the secret for the node with that server ID. Without
+// a given secret it is the data directory's, which is made on the first start of a
+// lone node; the caller holds the directory's lock.
+func (t *trust) unlock(serverID string) (err error) {
+	t.serverID = serverID
 	if t.secret == nil {
 		if t.secret, err = ownSecret(t.cfg, t.log); err != nil {
 			return err
@@ -115,6 +121,9 @@ func ownSecret(cfg *Config, log *slog.Logger) ([]byte, error) {
 	secret, err := pki.ReadSecret(path)
 	if !errors.Is(err, fs.ErrNotExist) {
 		return secret, err
+	}
+	if cfg.Cluster.several() {
+		return nil, fleet.Invalid("--cluster-secret-file", "the nodes of a cluster share a secret: make one (head -c 32 /dev/urandom | base64 > FILE; chmod 600 FILE) and give every node the same file, or put it at %s", path)
 	}
 	if secret, err = pki.NewSecretFile(path); err == nil {
 		log.Info("cluster secret made: keep a copy, backups are useless without it", "file", path)
@@ -150,43 +159,81 @@ func (t *trust) open(clusterID string, stored []byte) error {
 	if err != nil {
 		return fmt.Errorf("read the cluster's CA: %w", err)
 	}
-	t.clusterID = clusterID
+	if m := t.member.Load(); m != nil && (m.ClusterID != clusterID || !m.CA.Equal(ca.Certificate())) {
+		return fmt.Errorf("this node enrolled in cluster %s, but the state that it got is of cluster %s: move the data directory away and start again", m.ClusterID, clusterID)
+	}
 	t.ca.Store(ca)
 	t.clients.Store(pki.Pool(append([]*x509.Certificate{ca.Certificate()}, t.stock...)...))
-	return t.renew()
+	return t.renew(clusterID)
+}
+
+// clusterID is that of the cluster which this node belongs to, or "".
+func (t *trust) clusterID() string {
+	if m := t.member.Load(); m != nil {
+		return m.ClusterID
+	}
+	return ""
 }
 
 // renew issues what is missing or past two thirds of its life.
-func (t *trust) renew() error {
+func (t *trust) renew(clusterID string) error {
 	advertise, err := netip.ParseAddr(t.cfg.Advertise)
 	if err != nil {
 		return fmt.Errorf("--advertise: %w", err)
 	}
-	issue := func(h *pki.Holder, what string, r pki.Request) error {
-		if held, err := h.Get(); err == nil && !pki.NeedsRenewal(held.Leaf, time.Now()) {
-			return nil
-		}
-		pair, err := t.ca.Load().IssuePair(r, time.Now())
-		if err != nil {
-			return fmt.Errorf("issue the certificate for %s: %w", what, err)
-		}
-		cert, err := pair.TLS()
+	if m := t.member.Load(); m == nil || pki.NeedsRenewal(m.Certificate.Leaf, time.Now()) {
+		cert, err := t.issue("other nodes", pki.NodeRequest(clusterID, t.serverID))
 		if err != nil {
 			return err
 		}
-		h.Set(cert)
-		t.log.Info("certificate issued", "for", what, "until", cert.Leaf.NotAfter)
-		return nil
+		t.member.Store(&peerrpc.Membership{ClusterID: clusterID, CA: t.ca.Load().Certificate(), Certificate: cert})
+	}
+	hold := func(h *pki.Holder, what string, r pki.Request) error {
+		if held, err := h.Get(); err == nil && !pki.NeedsRenewal(held.Leaf, time.Now()) {
+			return nil
+		}
+		cert, err := t.issue(what, r)
+		if err == nil {
+			h.Set(cert)
+		}
+		return err
 	}
 	if t.cfg.Agents.Cert == "" {
-		if err := issue(&t.agent, "agents", pki.AgentServerRequest(t.cfg.NodeID, advertise)); err != nil {
+		if err := hold(&t.agent, "agents", pki.AgentServerRequest(t.cfg.NodeID, advertise)); err != nil {
 			return err
 		}
 	}
 	if t.cfg.Listen.HTTPCert == "" {
-		return issue(&t.web, "https", pki.HTTPSRequest(t.cfg.NodeID, nil, advertise))
+		return hold(&t.web, "https", pki.HTTPSRequest(t.cfg.NodeID, nil, advertise))
 	}
 	return nil
+}
+
+// issue makes a certificate of this node's own.
+func (t *trust) issue(what string, r pki.Request) (*tls.Certificate, error) {
+	pair, err := t.ca.Load().IssuePair(r, time.Now())
+	if err != nil {
+		return nil, fmt.Errorf("issue the certificate for %s: %w", what, err)
+	}
+	cert, err := pair.TLS()
+	if err != nil {
+		return nil, err
+	}
+	t.log.Info("certificate issued", "for", what, "until", cert.Leaf.NotAfter)
+	return cert, nil
+}
+
+// certify makes the certificate of another node.
+func (t *trust) certify(serverID string, key crypto.PublicKey) (peerrpc.Issued, error) {
+	ca := t.ca.Load()
+	if ca == nil {
+		return peerrpc.Issued{}, fmt.Errorf("this node has not got the cluster's CA itself yet: %w", fleet.ErrUnavailable)
+	}
+	cert, err := ca.Issue(pki.NodeRequest(t.clusterID(), serverID), key, time.Now())
+	if err != nil {
+		return peerrpc.Issued{}, err
+	}
+	return peerrpc.Issued{ClusterID: t.clusterID(), CA: ca.CertPEM(), Node: cert}, nil
 }
 
 // Run renews certificates until ctx ends.
@@ -198,7 +245,7 @@ func (t *trust) Run(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-tick.C:
-			if err := t.renew(); err != nil {
+			if err := t.renew(t.clusterID()); err != nil {
 				t.log.Error("certificate not renewed, the next try is in an hour", "error", err)
 			}
 		}
@@ -216,8 +263,8 @@ func (t *trust) agentTLS() *tls.Config {
 }
 
 // identify tells which agent a connection may speak for.
-func (t *trust) identify(state tls.ConnectionState) (agentID string, fleet bool, err error) {
-	return pki.PeerIdentity(state, t.clusterID)
+func (t *trust) identify(state tls.ConnectionState) (agentID string, fleetWide bool, err error) {
+	return pki.PeerIdentity(state, t.clusterID())
 }
 
 // IssueFleet makes a certificate that many agents share.
@@ -227,7 +274,7 @@ func (t *trust) IssueFleet(name string) (httpapi.Bundle, error) {
 
 // IssueAgent makes a certificate that is good for one agent ID.
 func (t *trust) IssueAgent(id string) (httpapi.Bundle, error) {
-	return t.bundle(pki.AgentRequest(t.clusterID, id))
+	return t.bundle(pki.AgentRequest(t.clusterID(), id))
 }
 
 func (t *trust) bundle(r pki.Request) (httpapi.Bundle, error) {
@@ -258,7 +305,7 @@ func (t *trust) trusted() []byte {
 
 // ends tells when the certificates in use end.
 func (t *trust) ends() map[string]time.Time {
-	out := make(map[string]time.Time, 3)
+	out := make(map[string]time.Time, 4)
 	for name, h := range map[string]*pki.Holder{"agents": &t.agent, "https": &t.web} {
 		if cert, err := h.Get(); err == nil {
 			out[name] = cert.Leaf.NotAfter
@@ -266,6 +313,9 @@ func (t *trust) ends() map[string]time.Time {
 	}
 	if ca := t.ca.Load(); ca != nil {
 		out["ca"] = ca.Certificate().NotAfter
+	}
+	if m := t.member.Load(); m != nil {
+		out["nodes"] = m.Certificate.Leaf.NotAfter
 	}
 	return out
 }

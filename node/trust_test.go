@@ -45,7 +45,7 @@ func TestBundleTrustsExistingFiles(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := tr.unlock(); err != nil {
+	if err := tr.unlock("n1~00000001"); err != nil {
 		t.Fatal(err)
 	}
 	stored, err := tr.newAuthority("c1")
@@ -74,7 +74,7 @@ func TestBundleTrustsExistingFiles(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := other.unlock(); err != nil {
+	if err := other.unlock("n1~00000001"); err != nil {
 		t.Fatal(err)
 	}
 	if err := other.open("c1", stored); err == nil || !strings.Contains(err.Error(), "start with the secret") {

@@ -15,6 +15,10 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
+// onceOnly are the flags that only the command line may give: the file's own
+// name, and what must not be repeated at each start.
+var onceOnly = []string{"config", "recover", "yes"}
+
 // resolver answers for flags that were not given on the command line, from the
 // environment first, then from a file.
 type resolver struct {
@@ -34,7 +38,7 @@ func newResolver(known []*kong.Flag, env func(string) (string, bool), file strin
 		return nil, err
 	}
 	for key := range r.file {
-		if key == "config" || !slices.ContainsFunc(known, func(f *kong.Flag) bool { return f.Name == key }) {
+		if slices.Contains(onceOnly, key) || !slices.ContainsFunc(known, func(f *kong.Flag) bool { return f.Name == key }) {
 			return nil, fmt.Errorf("%s: unknown key %q: keys are the names of the flags of 'muster server'", file, key)
 		}
 	}
@@ -84,6 +88,9 @@ func (r *resolver) Validate(*kong.Application) error { return nil }
 
 // Resolve answers for one flag; nil means that nothing is known. Kong calls it.
 func (r *resolver) Resolve(_ *kong.Context, _ *kong.Path, flag *kong.Flag) (any, error) {
+	if slices.Contains(onceOnly, flag.Name) {
+		return nil, nil
+	}
 	if v, ok := r.env(envName(flag.Name)); ok {
 		return v, nil
 	}
