@@ -102,6 +102,7 @@ func (n *Node) openAgents() error {
 		Tasks:      n.store,
 		Inventory:  n.store,
 		Lookup:     n.store,
+		Peers:      n.others(),
 		UploadDir:  filepath.Join(n.cfg.DataDir, "uploads"),
 		Limit:      n.limit,
 	})
@@ -125,6 +126,8 @@ func (n *Node) openAPI() error {
 		Native:         httpapi.Native{Report: n.report, AgentCertificates: n.trust},
 		Passwords:      password.New(),
 		Health:         n.health,
+		Starting:       n.unreadable,
+		Others:         httpapi.Others{Cluster: n.store, NodeState: n.nodeState, Fleet: n.others().Peers},
 		Node:           httpapi.NodeInfo{Name: n.cfg.NodeID, Version: b.Version, Commit: b.Commit, BuiltAt: b.BuiltAt},
 		AllowPlainHTTP: n.cfg.Listen.AllowPlainHTTP,
 	})

@@ -52,6 +52,8 @@ func (n *Node) openPeers() error {
 		Resolve:    n.nodeAddr,
 		Removed:    n.store.Removed,
 		Handler:    stateHandler{n},
+		Agents:     agentsHere{n},
+		Awaits:     agentsHere{n},
 		Issuer:     n,
 		Promiser:   n.promises,
 		Logger:     n.log.With("part", "peers"),
