@@ -111,6 +111,7 @@ func (n *Node) openStore() error {
 		Profile:      n.cfg.Profile,
 		Transport:    n.raftTransport,
 		Peers:        statePeers{n},
+		Recover:      n.cfg.Cluster.Recover,
 		PeersApplied: func() uint64 { return n.applied.due(time.Now()) },
 		Tuning:       tuning,
 	})
