@@ -59,7 +59,8 @@ func (f *fakeCluster) WaitApplied(ctx context.Context, index uint64) error {
 func clusterWorld(t *testing.T, change ...func(*httpapi.Options)) (v1World, *fakeCluster) {
 	t.Helper()
 	c := &fakeCluster{servers: []fleet.Server{
-		{ID: "n1~0a", Name: "n1", Voter: true}, {ID: "n2~0b", Name: "n2", Voter: true, Leader: true},
+		{ID: "n1~0a", Name: "n1", Voter: true},
+		{ID: "n2~0b", Name: "n2", Voter: true, Leader: true},
 		{ID: "n3~0c", Name: "n3", Address: "192.0.2.3:6760", Voter: true},
 	}}
 	w := newV1World(t, append([]func(*httpapi.Options){func(o *httpapi.Options) { o.Cluster = c }}, change...)...)
