@@ -8,6 +8,9 @@ import (
 	"encoding/json"
 	"fmt"
 
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
 	"muster/fleet"
 	"muster/peerrpc/peerrpcpb"
 )
@@ -33,23 +36,28 @@ const (
 	maxSessionBytes = 512 << 10
 )
 
-// agents is the handler, or an error if this node has none.
+// agents is the handler; the error is a status.
 func (s *peerServer) agents(named int) (AgentHandler, error) {
 	switch h := s.port.opts.Agents; {
 	case h == nil:
-		return nil, fmt.Errorf("this node holds no agents: %w", fleet.ErrUnavailable)
+		return nil, errNoAgents()
 	case named > fleet.MaxAgentsPerCall:
-		return nil, fleet.Refuse(fleet.CodeTooLarge, "the call names %d agents, at most %d are accepted", named, fleet.MaxAgentsPerCall)
+		return nil, toStatus(fleet.Refuse(fleet.CodeTooLarge, "the call names %d agents, at most %d are accepted", named, fleet.MaxAgentsPerCall))
 	default:
 		return h, nil
 	}
+}
+
+// errNoAgents is what a node of a release without these calls answers, too.
+func errNoAgents() error {
+	return status.Error(codes.Unimplemented, "the node answers nothing about agents")
 }
 
 // Search is part of the service Peer.
 func (s *peerServer) Search(ctx context.Context, req *peerrpcpb.SearchRequest) (*peerrpcpb.SearchResponse, error) {
 	h, err := s.agents(0)
 	if err != nil {
-		return nil, toStatus(err)
+		return nil, err
 	}
 	var search fleet.AgentSearch
 	if err := json.Unmarshal(req.GetSearch(), &search); err != nil {
@@ -79,7 +87,7 @@ func (s *peerServer) Sessions(ctx context.Context, req *peerrpcpb.SessionsReques
 	ids := req.GetAgentIds()
 	h, err := s.agents(len(ids))
 	if err != nil {
-		return nil, toStatus(err)
+		return nil, err
 	}
 	const step = 200 // sessions that are decoded at once
 	resp := &peerrpcpb.SessionsResponse{}
@@ -148,7 +156,7 @@ func encodeSessions(sessions []fleet.Session) (encoded [][]byte, size int, err e
 func (s *peerServer) Claim(ctx context.Context, req *peerrpcpb.ClaimRequest) (*peerrpcpb.ClaimResponse, error) {
 	h, err := s.agents(len(req.GetClaims()))
 	if err != nil {
-		return nil, toStatus(err)
+		return nil, err
 	}
 	refused, err := h.Claim(ctx, fromClaims(req.GetClaims()))
 	if err != nil {
@@ -161,7 +169,7 @@ func (s *peerServer) Claim(ctx context.Context, req *peerrpcpb.ClaimRequest) (*p
 func (s *peerServer) Reset(ctx context.Context, req *peerrpcpb.ResetRequest) (*peerrpcpb.ResetResponse, error) {
 	h, err := s.agents(len(req.GetAgentIds()))
 	if err != nil {
-		return nil, toStatus(err)
+		return nil, err
 	}
 	closed, err := h.Reset(ctx, req.GetAgentIds())
 	if err != nil {

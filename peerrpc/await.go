@@ -37,7 +37,7 @@ const (
 // command is not written any more.
 func (s *peerServer) Await(stream grpc.BidiStreamingServer[peerrpcpb.AwaitRequest, peerrpcpb.AwaitEvent]) error {
 	if s.port.opts.Awaits == nil {
-		return toStatus(fmt.Errorf("this node holds no agents: %w", fleet.ErrUnavailable))
+		return errNoAgents()
 	}
 	req, err := stream.Recv()
 	if err != nil {
@@ -77,6 +77,9 @@ func (c *Client) Await(ctx context.Context, taskID string) (wait func(ctx contex
 	deadline, ok := ctx.Deadline()
 	if !ok {
 		deadline = time.Now().Add(c.port.opts.Tuning.CallTimeout)
+	}
+	if err := ctx.Err(); err != nil {
+		return nil, nil, fmt.Errorf("node %s: %w", c.serverID, err)
 	}
 	shared, err := c.port.clients.take(c.serverID)
 	if err != nil {
