@@ -30,6 +30,10 @@ const (
 
 	updateTimeout = 5 * time.Second
 
+	// usurperMemory is longer than the time between two full comparisons, at which
+	// a conflict of names is noticed again.
+	usurperMemory = 3 * time.Minute
+
 	keyBytes = 32
 )
 
@@ -129,6 +133,9 @@ type Mesh struct {
 	tried  chan struct{} // closed after the first attempt to join
 	rivals chan fleet.Member
 	hurry  chan struct{} // a token asks for a report now
+	// usurpedAt is when it was last noticed, in Unix nanoseconds, that this node's
+	// name is that of one which was started earlier.
+	usurpedAt atomic.Int64
 }
 
 // New binds the sockets and starts nothing.
@@ -195,7 +202,9 @@ func (g *Mesh) Run(ctx context.Context) error {
 
 // leave says goodbye, unless all others are leaving too, and ends memberlist.
 func (g *Mesh) leave(list *memberlist.Memberlist) {
-	if len(g.view.peers()) > 0 {
+	// A goodbye of one of two nodes with a name would be taken for the other's.
+	usurper := time.Since(time.Unix(0, g.usurpedAt.Load())) < usurperMemory
+	if len(g.view.peers()) > 0 && !usurper {
 		g.send(list, append([]byte{kindLeaving}, g.opts.Self.NodeID...))
 		if err := list.Leave(g.goodbyeTimeout()); err != nil {
 			g.logger.Warn("could not tell the other nodes that this one leaves", "error", err)

@@ -88,7 +88,7 @@ func TestTwoNodesWithOneNameAreReported(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := memnet.New()
 		log := &lines{}
-		startNode(t, n, 1, func(o *gossip.Options) { o.Logger = slog.New(slog.NewTextHandler(log, nil)) })
+		one := startNode(t, n, 1, func(o *gossip.Options) { o.Logger = slog.New(slog.NewTextHandler(log, nil)) })
 		startNode(t, n, 2)
 		time.Sleep(5 * time.Second)
 		three := startNode(t, n, 3, func(o *gossip.Options) { o.Self.NodeID = "n2" })
@@ -102,6 +102,11 @@ func TestTwoNodesWithOneNameAreReported(t *testing.T) {
 			t.Error("the later node does not know of its rival")
 		}
 		time.Sleep(10 * time.Second)
+		three.stop()
+		<-time.After(time.Second)
+		if two, ok := one.member("n2"); !ok || !two.Alive || !two.Load.Ready || two.AgentAddr != ip(2)+":6751" {
+			t.Errorf("after the rival is gone: %+v", two)
+		}
 		if log.count("have the same name") != 1 {
 			t.Errorf("logged %d times", log.count("have the same name"))
 		}

@@ -272,6 +272,11 @@ func (n *Node) whyNotCurrent() string {
 	case status.Leader != "":
 		return fmt.Sprintf("catching up with the leader %s", status.Leader)
 	}
+	return n.whyNoLeader()
+}
+
+// whyNoLeader says why nobody leads this node.
+func (n *Node) whyNoLeader() string {
 	servers, err := n.store.Servers()
 	if err != nil || len(servers) == 0 {
 		return n.whyNotAdded()
@@ -283,15 +288,19 @@ func (n *Node) whyNotCurrent() string {
 func (n *Node) whyNotAdded() string {
 	var without []string
 	for _, m := range n.members.Members() {
-		if m.Alive && m.ServerID != n.trust.serverID && m.ClusterID == n.trust.clusterID() && m.Load.Leaderless {
+		if m.Alive && m.ServerID != n.trust.serverID && m.ClusterID == n.trust.clusterID() && m.Load.Leaderless && m.Load.Applied > 0 {
 			without = append(without, m.NodeID)
 		}
 	}
 	if len(without) == 0 {
 		return "the cluster's leader to add this node"
 	}
-	return fmt.Sprintf("the cluster's leader to add this node, but %s hears no leader: the cluster has lost its quorum; its /readyz says what to do", strings.Join(without, ", "))
+	return fmt.Sprintf("the cluster's leader to add this node, but the members with data (%s) hear no leader: quorum is lost; start the missing members with their data; %s",
+		strings.Join(without, ", "), howToRecover)
 }
+
+// howToRecover ends every text about a lost quorum.
+const howToRecover = "if that is lost for good, stop one of those that are left, the one with the highest applied index, and start it once with --recover --yes"
 
 // quorum says how many voters are up, and what to do when these are too few.
 func (n *Node) quorum(servers []fleet.Server) string {
@@ -304,27 +313,25 @@ func (n *Node) quorum(servers []fleet.Server) string {
 	voters, present := 0, 0
 	var missing []string
 	for _, s := range servers {
-		switch {
-		case !s.Voter:
-		case up[s.ID]:
+		if !s.Voter {
+			continue
+		}
+		voters++
+		if up[s.ID] {
 			present++
-			voters++
-		default:
+		} else {
 			missing = append(missing, s.ID)
-			voters++
 		}
 	}
 	text := fmt.Sprintf("%d of %d voters are up", present, voters)
-	if len(missing) == 0 {
-		return text
+	if len(missing) > 0 {
+		slices.Sort(missing)
+		text += ", missing: " + strings.Join(missing, ", ")
 	}
-	slices.Sort(missing)
-	text += ", missing: " + strings.Join(missing, ", ")
 	if 2*present > voters {
 		return text
 	}
-	return text + ": quorum is lost; start the missing nodes with their data; if that is lost for good, " +
-		"stop this node and start it once with --recover --yes"
+	return text + ": quorum is lost; start the missing nodes with their data; " + howToRecover
 }
 
 func errRemoved(n *Node) error {

@@ -56,7 +56,7 @@ func (n *Node) health() httpapi.Health {
 	case n.store.Removed(store.ServerID):
 		h.Reasons = append(h.Reasons, errRemoved(n).Error())
 	case contact > leaderlessAfter:
-		h.Reasons = append(h.Reasons, fmt.Sprintf("no leader for %d s: %s", int(contact.Seconds()), n.whyNotCurrent()))
+		h.Reasons = append(h.Reasons, fmt.Sprintf("for %d s without %s", int(contact.Seconds()), n.whyNoLeader()))
 	case store.Quarantined != "":
 		h.Degraded = append(h.Degraded, "quarantined, config and tasks wait: "+store.Quarantined)
 	case !store.Current:
