@@ -4,6 +4,7 @@
 package gossip
 
 import (
+	"log/slog"
 	"time"
 
 	"github.com/hashicorp/memberlist"
@@ -30,7 +31,7 @@ func (g *Mesh) config() *memberlist.Config {
 	// A node that came back under its name with another address takes the place
 	// of the dead one.
 	config.DeadNodeReclaimTime = 10 * time.Second
-	config.Logger = newLibraryLog(g)
+	config.Logger = slog.NewLogLogger(libraryLog{g.logger.Handler(), g}, slog.LevelDebug)
 	return config
 }
 

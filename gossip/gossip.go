@@ -126,15 +126,21 @@ type Mesh struct {
 	queue     *memberlist.TransmitLimitedQueue // registrations on their way
 	meta      atomic.Pointer[[]byte]
 	list      atomic.Pointer[memberlist.Memberlist] // nil before Run
-	conflicts seldom
-	foreign   seldom
-	strangers seldom
+	warnings
 
-	tried  chan struct{} // closed after the first attempt to join
+	tried chan struct{} // closed after the first attempt to join
+	hurry chan struct{} // a token asks for a report now
+	names
+}
+
+// warnings are the lines of the log that come once a minute at most.
+type warnings struct{ conflicts, foreign, strangers seldom }
+
+// names is what was noticed about this node's name.
+type names struct {
 	rivals chan fleet.Member
-	hurry  chan struct{} // a token asks for a report now
-	// usurpedAt is when it was last noticed, in Unix nanoseconds, that this node's
-	// name is that of one which was started earlier.
+	// usurpedAt is when it was last noticed, in Unix nanoseconds, that the name is
+	// that of a node which was started earlier.
 	usurpedAt atomic.Int64
 }
 
@@ -165,8 +171,8 @@ func New(opts Options) (*Mesh, error) {
 		view:     newView(opts.Self, time.Now()),
 		registry: newRegistry(),
 		tried:    make(chan struct{}),
-		rivals:   make(chan fleet.Member, 1),
 		hurry:    make(chan struct{}, 1),
+		names:    names{rivals: make(chan fleet.Member, 1)},
 	}
 	g.meta.Store(&meta)
 	g.transport = newTransport(opts.Listener, opts.Packets, opts.Dial, advertise, opts.Logger)

@@ -4,7 +4,7 @@
 package gossip
 
 import (
-	"log"
+	"context"
 	"log/slog"
 	"strings"
 )
@@ -13,24 +13,24 @@ import (
 // and picks out what operators must know and memberlist tells nowhere else: that
 // somebody speaks with another key.
 type libraryLog struct {
-	g     *Mesh
-	debug *log.Logger
+	slog.Handler
+	g *Mesh
 }
 
-func newLibraryLog(g *Mesh) *log.Logger {
-	return log.New(&libraryLog{g: g, debug: slog.NewLogLogger(g.logger.Handler(), slog.LevelDebug)}, "", 0)
-}
+// Enabled lets every line come to Handle.
+func (libraryLog) Enabled(context.Context, slog.Level) bool { return true }
 
-// Write takes one line.
-func (l *libraryLog) Write(line []byte) (int, error) {
-	text := strings.TrimSpace(string(line))
-	if strings.Contains(text, "no installed keys could decrypt") || strings.Contains(text, "Decrypt packet failed") {
+// Handle takes one line.
+func (l libraryLog) Handle(ctx context.Context, r slog.Record) error {
+	if strings.Contains(r.Message, "no installed keys could decrypt") || strings.Contains(r.Message, "Decrypt packet failed") {
 		l.g.metrics.ignore(reasonOtherKey)
-		if _, from, ok := strings.Cut(text, "from="); ok && l.g.strangers.now() {
+		if _, from, ok := strings.Cut(r.Message, "from="); ok && l.g.strangers.now() {
 			l.g.logger.Warn("gossip with another cluster secret is ignored: if it comes from a node of this cluster, give every node the same --cluster-secret or --cluster-secret-file",
 				"from", from)
 		}
 	}
-	l.debug.Println(text)
-	return len(line), nil
+	if !l.Handler.Enabled(ctx, r.Level) {
+		return nil
+	}
+	return l.Handler.Handle(ctx, r)
 }
