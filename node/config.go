@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"muster/fleet"
+	"muster/raftstore"
 )
 
 // Config is what an operator says about a node. The tags name the command
@@ -33,6 +34,8 @@ type Config struct {
 	AdminPassword string `kong:"-"`
 	// Small sizes the files on disk for a trial on a laptop.
 	Small bool `kong:"-"`
+	// State tunes the replicated state, for tests.
+	State raftstore.Tuning `kong:"-"`
 }
 
 // ListenConfig holds the HTTP and node-to-node addresses.

@@ -96,9 +96,9 @@ func (n *Node) openStore() error {
 	if err := os.MkdirAll(n.cfg.DataDir, 0o700); err != nil {
 		return fmt.Errorf("make the data directory: %w", err)
 	}
-	var tuning raftstore.Tuning
+	tuning := n.cfg.State
 	if n.cfg.Small {
-		tuning = raftstore.Tuning{SegmentBytes: 4 << 20, MmapBytes: 1 << 30}
+		tuning.SegmentBytes, tuning.MmapBytes = 4<<20, 1<<30
 	}
 	seal := &lateSealer{}
 	store, err := raftstore.New(raftstore.Options{
