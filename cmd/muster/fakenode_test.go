@@ -130,16 +130,23 @@ func someAnswers() map[string]any {
 	}
 	config := apiv1.DefaultConfig{Version: "1", Revision: 8, Config: []apiv1.ConfigItem{{Name: "driver", Type: "tar.gz", Version: "1.7", SHA256: "ab", DownloadURL: []string{"https://x/y"}}}}
 	node := apiv1.Node{
-		Name: "n1", ServerID: "n1~0a", State: "ready", Degraded: []string{"kafka is away"}, Self: true, Version: "0.1.0", Format: 1, StartedAt: now.Add(-time.Hour),
+		Name: "n1", ServerID: "n1~0a", State: "ready", Degraded: []string{"kafka is away"}, Self: true, Version: "0.1.0", Format: 1, StartedAt: now.Add(-26 * time.Hour),
+		Role: "leader", Term: 2, Follows: "n1", Applied: 42, Kafka: "away", UptimeSeconds: 93600, CertificateEnd: now.Add(90 * 24 * time.Hour),
 		ReportedAt: now.Add(-time.Second), Load: apiv1.NodeLoad{Sessions: 1234, Limit: 20000, RecordsPerSecond: 98765, CPUPermille: 123, MemoryPermille: 456, Applied: 42},
 		Addresses: apiv1.Addresses{Agents: "192.0.2.1:6751", HTTP: "127.0.0.1:6701"},
 	}
+	lagging := apiv1.Node{
+		Name: "n2", ServerID: "n2~0b", State: "not-ready", Role: "voter", Degraded: []string{}, Version: "0.1.0", Term: 2, Follows: "n1", Applied: 41, Lag: 1, Kafka: "ok",
+		StartedAt: now.Add(-time.Minute), UptimeSeconds: 60, ReportedAt: now, CertificateEnd: now.Add(3 * 24 * time.Hour), Addresses: apiv1.Addresses{HTTP: "192.0.2.2:6701"},
+	}
+	dead := apiv1.Node{Name: "n3", ServerID: "n3~0c", State: "dead", Role: "voter", Degraded: []string{}, Applied: 30, Lag: 12, Kafka: "unknown"}
 	user := apiv1.User{Name: "eve", Role: "viewer", Level: 3, CreatedAt: now.Add(-time.Hour)}
 	token := apiv1.Token{ID: "t1", User: "eve", Kind: "api", Name: "ci", Role: "viewer", CreatedAt: now, ExpiresAt: now.Add(30 * 24 * time.Hour)}
 	key := apiv1.Key{AccessKey: "ak1", Scope: "sd", Note: "old AC", CreatedAt: now.Add(-50 * time.Hour)}
 	return map[string]any{
 		"GET /v1/status": apiv1.Status{
 			Node: "n1", Version: "0.1.0", StartedAt: now.Add(-26 * time.Hour), UptimeSeconds: 93600, Ready: true, Degraded: []string{"kafka away for 12 s"},
+			Cluster:      apiv1.Cluster{ID: "c1", Leader: "n1", Term: 2, Role: "leader", Members: 3, Voters: 3, VotersAlive: 2, Quorum: 2},
 			Store:        apiv1.Store{ServerID: "n1~0a", ClusterID: "c1", Role: "leader", Leader: "n1~0a", Term: 2, Applied: 40, LastIndex: 42, Current: true, StateBytes: 3 << 20},
 			Agents:       apiv1.AgentCounts{Connected: 1234, Known: 5678, Limit: 20000},
 			Records:      apiv1.Ledger{PerSecond: 1500.5, Received: 1000000, Delivered: 999000, Pending: 990, Refused: 7, Dropped: map[string]uint64{"too_large": 3, "stopped": 0}},
@@ -147,8 +154,11 @@ func someAnswers() map[string]any {
 			Certificates: []apiv1.Certificate{{Name: "node", NotAfter: now.Add(90 * 24 * time.Hour)}, {Name: "ca", NotAfter: now.Add(3650 * 24 * time.Hour)}},
 			Listeners:    []apiv1.Listener{{Name: "http", Addr: "127.0.0.1:6701"}, {Name: "agents", Addr: "0.0.0.0:6751"}},
 		},
-		"GET /v1/nodes": page(node), "GET /v1/nodes/n1": node,
-		"GET /v1/agents": page(agent, evil), "GET /v1/agents/a1": agent, "POST /v1/agents/a1/reset": nil,
+		"GET /v1/nodes": page(node, lagging, dead), "GET /v1/nodes/n1": node,
+		"GET /v1/nodes/n1~0a/state": apiv1.NodeState{Node: "n1", ServerID: "n1~0a", Applied: 42, Hash: "5eb63bbbe01eeed0", Term: 2, Ready: true},
+		"GET /v1/nodes/n2~0b/state": apiv1.NodeState{Node: "n2", ServerID: "n2~0b", Applied: 41, Hash: "a1b2c3d4e5f60718", Term: 2},
+		"DELETE /v1/nodes/n3":       apiv1.RemovedNode{Node: "n3", ServerID: "n3~0c", Voters: 2, Next: "Delete its data directory."},
+		"GET /v1/agents":            page(agent, evil), "GET /v1/agents/a1": agent, "POST /v1/agents/a1/reset": nil,
 		"GET /v1/config/default": config, "PUT /v1/config/default": config,
 		"GET /v1/tags": page(apiv1.Tag{Tag: "web", Agents: 2}), "POST /v1/tags/web/agents": apiv1.TagResult{Changed: 2, Unknown: []string{}},
 		"GET /v1/tasks": page(task), "GET /v1/tasks/17734a": task, "POST /v1/tasks": task,

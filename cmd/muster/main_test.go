@@ -30,7 +30,7 @@ var now = time.Date(2026, 3, 14, 9, 26, 53, 0, time.UTC)
 
 func TestOutput(t *testing.T) {
 	for name, args := range map[string][]string{
-		"status": {"status"}, "nodes": {"node", "list"}, "node": {"node", "show", "n1"},
+		"status": {"status"}, "nodes": {"node", "list"}, "node": {"node", "show", "n1"}, "node-states": {"node", "state"},
 		"agents": {"agent", "list"}, "agent": {"agent", "show", "a1"}, "default-config": {"agent", "default-config", "get"},
 		"tags": {"tag", "list"}, "tasks": {"task", "list"}, "task": {"task", "show", "17734a"}, "task-agents": {"task", "agents", "17734a"},
 		"users": {"user", "list"}, "tokens": {"token", "list"}, "keys": {"key", "list"},
@@ -75,6 +75,9 @@ func TestRequests(t *testing.T) {
 		{"agent reset a1", "", "POST /v1/agents/a1/reset", "Closed 1 stream."},
 		{"agent default-config set --file " + config, "", `PUT /v1/config/default {"version":"1","config":[{"name":"driver","download_url":["https://x/y"]}]}`, "The default config has 1 item now, revision 8."},
 		{"agent default-config set --file -", `{"config":[{"name":"x"}]}`, `PUT /v1/config/default {"config":[{"name":"x"}]}`, ""},
+		{"node state n1~0a", "", "GET /v1/nodes/n1~0a/state", ""},
+		{"node remove n3", "", "DELETE /v1/nodes/n3", "Node n3 is removed; the cluster has 2 voters. Delete its data directory."},
+		{"node remove n3 --force -o json", "", "DELETE /v1/nodes/n3?force=true", "{\n  \"node\": \"n3\",\n  \"server_id\": \"n3~0c\",\n  \"voters\": 2,\n  \"next\": \"Delete its data directory.\"\n}"},
 		{"tag add web a1 a2 --ids-file " + ids, "", `POST /v1/tags/web/agents {"add":["a1","a2","a3","a4"]}`, "Changed 2 of 4 agents."},
 		{"tag del web a1", "", `POST /v1/tags/web/agents {"remove":["a1"]}`, ""},
 		{"task create --agent a1 --agent a2 --plugin scanner --data-type 6053 --data /usr --name scan", "", `POST /v1/tasks {"name":"scan","agents":["a1","a2"],"command":{"task":{"data_type":6053,"name":"scanner","data":"/usr"}},"delivery":"once","seconds":86400}`, "Task 17734a for 3 agents; watch it: muster task show 17734a"},
@@ -121,6 +124,7 @@ func TestExitCodes(t *testing.T) {
 	f := newFakeNode(t, map[string]any{
 		"GET /v1/users":            apiv1.Problem{Status: 401, Code: "unauthenticated", Detail: "a valid token is needed"},
 		"GET /v1/nodes":            apiv1.Problem{Status: 403, Code: "forbidden", Detail: "credentials are not taken over plain HTTP: use https"},
+		"DELETE /v1/nodes/n2":      apiv1.Problem{Status: 409, Code: "conflict", Detail: "node n2 is alive: repeat with ?force=true"},
 		"POST /v1/tags/y/agents":   apiv1.TagResult{Unknown: []string{"nope"}},
 		"GET /v1/keys":             apiv1.Problem{Status: 403, Code: "forbidden", Detail: "this needs admin"},
 		"POST /v1/tokens":          apiv1.Problem{Status: 401, Code: "unauthenticated", Detail: "wrong"},
@@ -142,6 +146,9 @@ func TestExitCodes(t *testing.T) {
 		{"key list", 1, "this needs admin (see whose token this is: muster token list)"},
 		{"token new --user eve --password-file - --out -", 1, "log in as eve: wrong user name or password"},
 		{"node list", 1, "plain HTTP: use https\n"},
+		{"node remove n2", 1, "alive: repeat with ?force=true"},
+		{"node state n9", 1, "there is no /v1/nodes/n9/state"},
+		{"node remove", 2, "<name>"},
 		{"tag add y nope", 1, "no agent has the ID nope\n"},
 		{"tag add x a1 a9", 1, "no agent has the ID a9"},
 		{"task run 1", 1, "it has ended"},
@@ -195,7 +202,7 @@ func TestTokenFiles(t *testing.T) {
 	home := t.TempDir()
 	t.Setenv("XDG_CONFIG_HOME", home)
 	f := newFakeNode(t, someAnswers())
-	if r := f.muster(t, "", "status"); r.code != exitOK { // no file: the node decides
+	if r := f.muster(t, "", "tag", "list"); r.code != exitOK { // no file: the node decides
 		t.Fatal(r.err)
 	}
 	r := f.muster(t, "pw", "token", "new", "--user", "eve", "--password-file", "-")
@@ -207,11 +214,11 @@ func TestTokenFiles(t *testing.T) {
 	if err != nil || info.Mode().Perm() != 0o600 {
 		t.Fatalf("%v, %v", info, err)
 	}
-	f.muster(t, "", "status")
+	f.muster(t, "", "tag", "list")
 	if err := os.WriteFile(filepath.Join(home, "other"), []byte("0ther"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	f.muster(t, "", "status", "--token-file", filepath.Join(home, "other"))
+	f.muster(t, "", "tag", "list", "--token-file", filepath.Join(home, "other"))
 	f.muster(t, "pw", "token", "new", "--user", "eve", "--password-file", "-", "--out", filepath.Join(home, "deep", "er", "t"))
 	f.muster(t, "", "token", "new", "--out", "-", "-o", "json") // with the token of the file
 	// A log-in sends no old token along.

@@ -8,9 +8,10 @@ import (
 	"maps"
 	"net/http"
 	"slices"
+	"strconv"
 	"strings"
+	"time"
 
-	"muster/internal/apiclient"
 	"muster/internal/apiv1"
 )
 
@@ -19,13 +20,157 @@ type statusCmd struct {
 	clientFlags
 }
 
-// Run prints the node's account of itself.
+// clusterStatus is what `muster status` knows: one node's account of itself, and
+// all nodes.
+type clusterStatus struct {
+	apiv1.Status
+	Nodes   []apiv1.Node `json:"nodes"`
+	Missing []string     `json:"missing,omitempty"`
+}
+
+// Run prints the cluster, and the asked node's account of itself.
 func (c *statusCmd) Run(a *app) error {
-	var s apiv1.Status
-	if err := a.call(http.MethodGet, "/v1/status", nil, &s); err != nil {
+	var s clusterStatus
+	if err := a.call(http.MethodGet, "/v1/status", nil, &s.Status); err != nil {
 		return err
 	}
-	return a.show(s, a.statusTable(s))
+	nodes, err := a.nodes()
+	if err != nil {
+		return err
+	}
+	s.Nodes = nodes.Items
+	if nodes.PageInfo != nil {
+		s.Missing = nodes.PageInfo.Missing
+	}
+	if a.flags.Output != "table" {
+		return a.show(s, nil)
+	}
+	for i, part := range []*table{a.clusterTable(s), a.nodesTable(s.Nodes), a.statusTable(s.Status)} {
+		if i > 0 {
+			_, _ = fmt.Fprintln(a.out)
+		}
+		if err := part.write(a.out); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// clusterTable says who leads, how many voters are up, and what to do about
+// what is wrong.
+func (a *app) clusterTable(s clusterStatus) *table {
+	c := s.Cluster
+	leads := "NO LEADER: changes are refused until there is one"
+	if c.Leader != "" {
+		leads = fmt.Sprintf("%s leads, term %d", c.Leader, c.Term)
+	}
+	up := "are"
+	if c.VotersAlive == 1 {
+		up = "is"
+	}
+	t := &table{}
+	t.add(fmt.Sprintf("Cluster %s: %s; %d of %s %s up, %d must be", dash(c.ID), leads, c.VotersAlive, plural(c.Voters, "voter"), up, c.Quorum))
+	for _, line := range a.advice(s) {
+		t.add("  ! " + line)
+	}
+	return t
+}
+
+const (
+	// renewLate is how long before its end a node's certificate should have been
+	// renewed.
+	renewLate = 5 * 24 * time.Hour
+	// farBehind is a lag that does not pass by itself in a second.
+	farBehind = 1000
+)
+
+// advice says what is wrong with the cluster and what to do, the worst first.
+func (a *app) advice(s clusterStatus) []string {
+	var lines []string
+	say := func(format string, args ...any) { lines = append(lines, fmt.Sprintf(format, args...)) }
+	c := s.Cluster
+	switch {
+	case c.VotersAlive < c.Quorum:
+		say("the majority is lost: start the dead nodes again. Only if they are lost for good: muster server --recover, on one node that is left")
+	case c.Leader == "":
+		say("no leader is known to %s: there should be one in a few seconds; if not, see the logs of the voters", s.Node)
+	case c.VotersAlive < c.Voters && c.VotersAlive == c.Quorum:
+		say("if one more voter is lost, all changes are refused")
+	}
+	if c.Quarantined != "" {
+		say("%s is quarantined: %s", s.Node, c.Quarantined)
+	}
+	for _, n := range s.Nodes {
+		if n.State == "dead" && n.Role != "none" { // else it was removed, or its data directory was
+			say("%s is dead: start it again, or, if it is lost for good: muster node remove %s", n.Name, nodeArg(n, s.Nodes))
+		}
+	}
+	for _, n := range s.Nodes {
+		switch {
+		case n.State == "dead":
+			continue
+		case n.Role == "none":
+			say("%s is not a member: its log says what it waits for", n.Name)
+		case n.State == "not-ready":
+			say("%s is not ready: its /readyz says why%s", n.Name, at(n.Addresses.HTTP))
+		}
+		for _, fault := range n.Degraded {
+			say("%s: %s", n.Name, fault)
+		}
+		if n.Lag > farBehind {
+			say("%s is %s entries behind; it catches up by itself", n.Name, count(n.Lag))
+		}
+		if !n.CertificateEnd.IsZero() && n.CertificateEnd.Sub(a.now()) < renewLate {
+			say("%s: its certificate ends %s and is not renewed: see its log", n.Name, a.until(n.CertificateEnd))
+		}
+	}
+	return lines
+}
+
+func at(addr string) string {
+	if addr == "" {
+		return ""
+	}
+	return ", at " + addr
+}
+
+// nodeArg names a node on a command line: by its server ID if others have its
+// name too.
+func nodeArg(n apiv1.Node, all []apiv1.Node) string {
+	same := 0
+	for _, other := range all {
+		if other.Name == n.Name {
+			same++
+		}
+	}
+	if same > 1 {
+		return n.ServerID
+	}
+	return n.Name
+}
+
+// nodesTable is a line for each node; the star stands at the one that was asked.
+func (a *app) nodesTable(nodes []apiv1.Node) *table {
+	t := &table{head: []string{"NODE", "ROLE", "STATE", "TERM", "APPLIED", "LAG", "AGENTS", "RECORDS/S", "KAFKA", "VERSION", "UPTIME", "CERTIFICATE ENDS"}}
+	for _, n := range nodes {
+		name := n.Name
+		if n.Self {
+			name += "*"
+		}
+		term, agents, records, uptime := "-", "-", "-", "-"
+		if n.Term > 0 {
+			term = strconv.FormatUint(n.Term, 10)
+		}
+		if n.State != "dead" {
+			agents, records = count(uint64(n.Load.Sessions)), count(uint64(n.Load.RecordsPerSecond))
+		}
+		if n.UptimeSeconds > 0 {
+			uptime = duration(time.Duration(n.UptimeSeconds) * time.Second)
+		}
+		t.add(name, n.Role, nodeState(n), term, strconv.FormatUint(n.Applied, 10), strconv.FormatUint(n.Lag, 10),
+			agents, records, n.Kafka, dash(n.Version), uptime, a.until(n.CertificateEnd))
+	}
+	return t
 }
 
 func (a *app) statusTable(s apiv1.Status) *table {
@@ -41,7 +186,6 @@ func (a *app) statusTable(s apiv1.Status) *table {
 		state += ": " + strings.Join(s.Degraded, "; ")
 	}
 	t.add("State", state)
-	t.add("Cluster", s.Store.ClusterID)
 	t.add("Store", storeLine(s.Store))
 	agents := fmt.Sprintf("%s connected here", count(s.Agents.Connected))
 	if s.Agents.Limit > 0 {
@@ -115,68 +259,4 @@ func kafkaLine(k apiv1.Kafka) string {
 		line += ": " + k.Detail
 	}
 	return line
-}
-
-// nodeCmd is `muster node`.
-type nodeCmd struct {
-	clientFlags
-	List nodeListCmd `cmd:"" help:"List the nodes."`
-	Show nodeShowCmd `cmd:"" help:"Show one node."`
-}
-
-type nodeListCmd struct {
-	listFlags
-}
-
-// Run lists the nodes.
-func (c *nodeListCmd) Run(a *app) error {
-	nodes, err := list[apiv1.Node](a, "/v1/nodes", nil, c.Limit)
-	if err != nil {
-		return err
-	}
-	t := &table{head: []string{"NAME", "STATE", "AGENTS", "LIMIT", "RECORDS/S", "CPU", "MEMORY", "REPORT", "VERSION", "ZONE", "FOR AGENTS"}}
-	for _, n := range nodes {
-		t.add(n.Name, nodeState(n), count(uint64(n.Load.Sessions)), count(uint64(n.Load.Limit)), count(uint64(n.Load.RecordsPerSecond)),
-			percent(n.Load.CPUPermille), percent(n.Load.MemoryPermille), a.age(n.ReportedAt), dash(n.Version), dash(n.Zone), dash(n.Addresses.Agents))
-	}
-	return a.show(nodes, t)
-}
-
-func nodeState(n apiv1.Node) string {
-	state := n.State
-	if len(n.Degraded) > 0 {
-		state += ",degraded"
-	}
-	return state
-}
-
-func percent(permille uint16) string { return fmt.Sprintf("%.0f%%", float64(permille)/10) }
-
-type nodeShowCmd struct {
-	Name string `arg:"" help:"The node's name."`
-}
-
-// Run shows one node.
-func (c *nodeShowCmd) Run(a *app) error {
-	var n apiv1.Node
-	if err := a.call(http.MethodGet, apiclient.Path("v1", "nodes", c.Name), nil, &n); err != nil {
-		return err
-	}
-	t := &table{}
-	t.add("Name", n.Name)
-	t.add("Server ID", dash(n.ServerID))
-	t.add("State", strings.Join(append([]string{n.State}, n.Degraded...), "; "))
-	t.add("Version", fmt.Sprintf("%s, format %d, started %s", dash(n.Version), n.Format, a.age(n.StartedAt)))
-	t.add("Zone", dash(n.Zone))
-	t.add("Agents", fmt.Sprintf("%s of at most %s", count(uint64(n.Load.Sessions)), count(uint64(n.Load.Limit))))
-	t.add("Records", fmt.Sprintf("%s/s, %s not yet in Kafka", count(uint64(n.Load.RecordsPerSecond)), count(uint64(n.Load.KafkaBacklog))))
-	t.add("Load", fmt.Sprintf("CPU %s, memory %s, spool %s", percent(n.Load.CPUPermille), percent(n.Load.MemoryPermille), percent(n.Load.SpoolPermille)))
-	t.add("Applied", count(n.Load.Applied))
-	t.add("Report", a.age(n.ReportedAt))
-	for _, addr := range []struct{ name, addr string }{
-		{"agents", n.Addresses.Agents}, {"http", n.Addresses.HTTP}, {"https", n.Addresses.HTTPS}, {"sd", n.Addresses.SD}, {"node", n.Addresses.Node},
-	} {
-		t.add("Address: "+addr.name, dash(addr.addr))
-	}
-	return a.show(n, t)
 }
