@@ -15,8 +15,13 @@ import (
 // counts as away: one is usual when a leader changes.
 const failuresBeforeAway = 2
 
-// warnEvery is how often the log says that Kafka is still away.
-const warnEvery = time.Minute
+const (
+	// warnEvery is how often the log says that Kafka is still away.
+	warnEvery = time.Minute
+	// startPatience is how long that is not said after the start: the first
+	// attempt may well come before Kafka, or this node, is there.
+	startPatience = 5 * time.Second
+)
 
 // Status is Kafka's state as this node sees it.
 type Status struct {
@@ -57,6 +62,7 @@ func newHealth(logger *slog.Logger, brokers []string, now time.Time) *health {
 		logger:  logger,
 		now:     Status{AwaySince: now, Brokers: brokers, LastError: "not connected yet"},
 		failing: make(map[int]bool),
+		warned:  now.Add(startPatience - warnEvery),
 	}
 }
 
