@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"net"
 	"os"
 	"path/filepath"
@@ -33,6 +34,8 @@ const (
 	devPortStep = 10
 	// devPatience is how long the start may take before it says what it waits for.
 	devPatience = 10 * time.Second
+	// devSilent is above every level.
+	devSilent = slog.LevelError + 1
 )
 
 // devCmd runs everything on this machine.
@@ -63,6 +66,9 @@ func (c *devCmd) Run(a *app) error {
 	}
 	t.start()
 	err = c.show(a, t)
+	if !c.Verbose { // that nodes miss each other now is no news
+		t.level.Set(devSilent)
+	}
 	if err = errors.Join(err, t.parts.Stop(devStopWithin)); err == nil {
 		a.printf("\nstopped%s\n", c.farewell(dir))
 	}
@@ -71,7 +77,8 @@ func (c *devCmd) Run(a *app) error {
 
 // trial is what runs.
 type trial struct {
-	dir     string // of all data
+	dir     string        // of all data
+	level   slog.LevelVar // of the nodes' log
 	configs []node.Config
 	nodes   []*node.Node
 	parts   *lifecycle.Stack
@@ -87,11 +94,11 @@ func (c *devCmd) open(a *app, dir string) (*trial, error) {
 			return nil, err
 		}
 	}
-	level := "warn"
+	t.level.Set(slog.LevelWarn)
 	if c.Verbose {
-		level = "info"
+		t.level.Set(slog.LevelInfo)
 	}
-	logger := newLogger(a.err, node.LogConfig{Format: "text", Level: level})
+	logger := slog.New(slog.NewTextHandler(a.err, &slog.HandlerOptions{Level: &t.level}))
 	for _, config := range t.configs {
 		log := logger
 		if c.Nodes > 1 {
@@ -251,6 +258,7 @@ func devConfigs(dir string, nodes int) []node.Config {
 	for i := range configs {
 		config := &configs[i]
 		config.DataDir = filepath.Join(dir, config.NodeID)
+		config.Profile = "wan" // patience: they share a disk and a few processors
 		config.Cluster = node.ClusterConfig{Join: seeds, BootstrapExpect: nodes, SecretFile: filepath.Join(dir, "cluster-secret")}
 		config.Kafka.Brokers = []string{"embedded@" + devName(0)}
 	}
