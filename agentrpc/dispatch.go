@@ -36,7 +36,7 @@ func (s *Server) sendTasks(sess *session) error {
 		sess.out.sentAt = nil
 		return nil
 	}
-	now := time.Now().Unix()
+	now := s.now()
 	due := s.dueTasks(sess, pending, now)
 	due = slices.DeleteFunc(due, func(d fleet.Dispatch) bool {
 		if d.Kind != fleet.TaskKindConfig {
@@ -67,7 +67,7 @@ func (s *Server) sendTasks(sess *session) error {
 		}
 		return nil
 	}
-	now = time.Now().Unix()
+	now = s.now()
 	for i, d := range due {
 		sess.out.sentAt[d.TaskID] = now
 		if err := s.carryOut(sess, d, granted[i]); err != nil {
@@ -149,7 +149,7 @@ func (s *Server) reportDone(sess *session, d fleet.Dispatch) {
 func (s *Server) report(sess *session, d fleet.Dispatch, state fleet.SubTaskState, message string) {
 	r := fleet.TaskResult{
 		Token: fleet.TaskToken(d.TaskID, d.Number), AgentID: d.AgentID,
-		State: state, Message: message, At: time.Now().Unix(),
+		State: state, Message: message, At: s.now(),
 	}
 	ctx, cancel := context.WithTimeout(sess.stream.Context(), reportWait)
 	defer cancel()

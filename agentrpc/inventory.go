@@ -28,8 +28,17 @@ type inventory struct {
 	wake    chan struct{} // of one
 
 	mu      sync.Mutex
-	waiting map[string]fleet.AgentReport
-	order   []string // IDs in waiting, oldest first
+	waiting map[string]*report
+	order   []string           // IDs in waiting, oldest first
+	flying  map[string]*report // being proposed
+}
+
+// report is one that waits or is being proposed.
+type report struct {
+	fleet.AgentReport
+	epoch uint64 // of the session that it comes from
+	// outdated means that another node has the agent and reports it.
+	outdated bool
 }
 
 // inventoryLimit is how many agents may wait to be reported: those that are
@@ -40,14 +49,19 @@ func inventoryLimit(sessions int) int { return 2*sessions + maxBatch }
 func newInventory(store Inventory, m *metrics, logs *logLimiter, limit int) *inventory {
 	return &inventory{
 		store: store, metrics: m, logs: logs, limit: limit,
-		wake: make(chan struct{}, 1), waiting: make(map[string]fleet.AgentReport),
+		wake: make(chan struct{}, 1), waiting: make(map[string]*report), flying: make(map[string]*report),
 	}
 }
 
-// add never blocks; false means that the report was dropped.
-func (v *inventory) add(r fleet.AgentReport) bool {
+// add never blocks; false means that the report was dropped. That of a session
+// which is not the agent's newest any more is not needed.
+func (v *inventory) add(sess *session, r fleet.AgentReport) bool {
 	v.mu.Lock()
 	defer v.mu.Unlock()
+	epoch := sess.claim.epoch.Load()
+	if w := v.waiting[r.AgentID]; sess.claim.lost.Load() || (w != nil && w.epoch > epoch) {
+		return true
+	}
 	if _, merged := v.waiting[r.AgentID]; !merged {
 		if len(v.waiting) >= v.limit {
 			v.metrics.reports.WithLabelValues("dropped").Inc()
@@ -55,7 +69,7 @@ func (v *inventory) add(r fleet.AgentReport) bool {
 		}
 		v.order = append(v.order, r.AgentID)
 	}
-	v.waiting[r.AgentID] = r
+	v.waiting[r.AgentID] = &report{AgentReport: r, epoch: epoch}
 	select {
 	case v.wake <- struct{}{}:
 	default:
@@ -63,37 +77,60 @@ func (v *inventory) add(r fleet.AgentReport) bool {
 	return true
 }
 
-// take removes a batch.
+// take removes a batch, which is in flight then.
 func (v *inventory) take() []fleet.AgentReport {
 	v.mu.Lock()
 	defer v.mu.Unlock()
+	clear(v.flying)
 	var batch []fleet.AgentReport
-	size := 0
+	size, taken := 0, 0
 	for _, id := range v.order {
 		r := v.waiting[id]
-		size += reportBytes(r)
-		if len(batch) == maxBatch || (len(batch) > 0 && size > maxBatchBytes) {
-			break
+		if !r.outdated {
+			size += reportBytes(r.AgentReport)
+			if len(batch) == maxBatch || (len(batch) > 0 && size > maxBatchBytes) {
+				break
+			}
+			batch = append(batch, r.AgentReport)
+			v.flying[id] = r
 		}
-		batch = append(batch, r)
+		taken++
 		delete(v.waiting, id)
 	}
-	v.order = v.order[len(batch):]
+	v.order = v.order[taken:]
 	if len(v.order) == 0 {
 		v.order = nil
 	}
 	return batch
 }
 
-// putBack returns a batch that the store could not take; a newer report of the
-// same agent wins. It may exceed the limit by the batch.
-func (v *inventory) putBack(batch []fleet.AgentReport) {
+// putBack returns the batch in flight, which the store could not take; a newer
+// report of the same agent wins. It may exceed the limit by the batch.
+func (v *inventory) putBack() {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	for _, r := range batch {
-		if _, newer := v.waiting[r.AgentID]; !newer {
-			v.waiting[r.AgentID] = r
-			v.order = append(v.order, r.AgentID)
+	for id, r := range v.flying {
+		if _, newer := v.waiting[id]; !newer && !r.outdated {
+			v.waiting[id] = r
+			v.order = append(v.order, id)
+		}
+	}
+	clear(v.flying)
+}
+
+// overtaken drops what waits about agents that have a newer session on another
+// node: what that node reports would be overwritten with older news.
+func (v *inventory) overtaken(claims []fleet.Claim) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if len(v.waiting) == 0 && len(v.flying) == 0 {
+		return
+	}
+	for _, c := range claims {
+		for _, m := range []map[string]*report{v.waiting, v.flying} {
+			if r := m[c.AgentID]; r != nil && r.epoch < c.Epoch {
+				r.outdated = true
+			}
 		}
 	}
 }
@@ -139,7 +176,7 @@ func (v *inventory) step(ctx context.Context) (more, settled bool) {
 		if ctx.Err() == nil { // else flush tries again, and tells what it loses
 			v.logs.warn("reports of agents cannot be stored: they wait", "count", len(batch), "error", err)
 		}
-		v.putBack(batch)
+		v.putBack()
 		return true, false
 	}
 	return true, true

@@ -314,16 +314,3 @@ func BenchmarkTranscode(b *testing.B) {
 		}
 	})
 }
-
-func TestEpochsOnlyGrow(t *testing.T) {
-	var c epochClock
-	c.last.Store(1 << 62) // a wall clock that was far ahead once
-	last := c.next()
-	for range 1000 {
-		if n := c.next(); n <= last {
-			t.Fatalf("%d follows %d", n, last)
-		} else {
-			last = n
-		}
-	}
-}

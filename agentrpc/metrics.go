@@ -41,6 +41,7 @@ func reasons() []reason {
 // metrics count what this package does. No label names an agent or a host.
 type metrics struct {
 	recordMetrics
+	claimMetrics
 	refused              *prometheus.CounterVec
 	closed               *prometheus.CounterVec // by cause
 	pushes, pushFailures prometheus.Counter
@@ -51,6 +52,12 @@ type metrics struct {
 	uploads              *prometheus.CounterVec // by outcome
 }
 
+// claimMetrics count claims of sessions between the nodes.
+type claimMetrics struct {
+	claims, heard *prometheus.CounterVec // by outcome
+	cloned        prometheus.Counter
+}
+
 // recordMetrics count messages and what is in them.
 type recordMetrics struct {
 	messages, records, bytes          prometheus.Counter
@@ -58,7 +65,7 @@ type recordMetrics struct {
 	undecodableBodies                 prometheus.Counter
 }
 
-func newMetrics(reg prometheus.Registerer, sessions, connections func() float64) (*metrics, error) {
+func newMetrics(reg prometheus.Registerer, sessions, connections, claims func() float64) (*metrics, error) {
 	m := &metrics{}
 	var errs []error
 	register := func(c prometheus.Collector) { errs = append(errs, reg.Register(c)) }
@@ -92,7 +99,11 @@ func newMetrics(reg prometheus.Registerer, sessions, connections func() float64)
 		all = append(all, string(r))
 	}
 	m.refused = vector("refused_total", "Connections, streams and messages refused.", "reason", all...)
-	m.closed = vector("closed_sessions_total", "Sessions closed by this node: a newer stream of the agent, or an operator's reset.", "cause", "replaced", "reset")
+	m.closed = vector("closed_sessions_total", "Sessions closed by this node: a newer stream of the agent here (replaced) or on another node (moved), another node's refusal of this one's claim (outclaimed), or an operator's reset.", "cause", "replaced", "moved", "outclaimed", "reset")
+	m.claims = vector("claims_total", "Claims of sessions sent to other nodes; unanswered ones are sent again.", "outcome", "accepted", "refused", "unanswered")
+	m.heard = vector("heard_claims_total", "Claims of other nodes: for agents without a session here, with an older one, which was closed, and with a newer one.", "outcome", "no_session", "yielded", "refused")
+	m.cloned = counter("cloned_identities_total", "Agent IDs found in use by several hosts (three changes of node within 60 s), one count a minute for each.")
+	register(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "muster_agentrpc_claims_pending", Help: "Claims of sessions that another node has not answered yet."}, claims))
 	m.tasks = vector("tasks_total", "Tasks of agents by what became of their sending.", "outcome", "written", "not_granted", "cancelled", "failed")
 	m.results = vector("results_total", "Results of tasks.", "outcome", "stored", "refused", "unknown_token", "repeated", "lost")
 	m.reports = vector("reports_total", "Agents reported to the inventory.", "outcome", "stored", "refused", "dropped")

@@ -73,19 +73,25 @@ type Options struct {
 	Inventory Inventory
 	Lookup    TaskLookup
 
+	// Peers are the other nodes of the cluster; nil means that this node is alone.
+	Peers Claims
+
 	// UploadDir takes the files that agents upload; it is made if it is missing.
 	UploadDir string
 	// Limit is how many sessions are taken at once.
 	Limit int
-	// DrainTimeout bounds how long Run waits, after its context has ended, for
-	// the record log to take what was received. 0 means 10 s.
-	DrainTimeout time.Duration
 	// Tuning is for tests and unusual fleets; its zero value is right for others.
 	Tuning Tuning
 }
 
 // Tuning holds limits that seldom change; zero fields get their default.
 type Tuning struct {
+	// Clock is this node's wall clock, for epochs and for when agents were seen;
+	// default time.Now.
+	Clock func() time.Time
+	// DrainTimeout bounds how long Run waits, after its context has ended, for
+	// the record log to take what was received; default 10 s.
+	DrainTimeout time.Duration
 	// FirstMessageTimeout ends a stream without any message; default 30 s.
 	FirstMessageTimeout time.Duration
 	// HandshakeTimeout bounds TLS and HTTP/2 set-up; default 10 s.
@@ -101,6 +107,10 @@ type Tuning struct {
 }
 
 func (t *Tuning) setDefaults() {
+	if t.Clock == nil {
+		t.Clock = time.Now
+	}
+	setDefault(&t.DrainTimeout, 10*time.Second)
 	setDefault(&t.FirstMessageTimeout, 30*time.Second)
 	setDefault(&t.HandshakeTimeout, 10*time.Second)
 	setDefault(&t.SendTimeout, 10*time.Second)
@@ -151,8 +161,8 @@ func (o *Options) validate() error {
 
 func (o *Options) validateTimes() error {
 	t := o.Tuning
-	if o.DrainTimeout < 0 || t.FirstMessageTimeout < 0 || t.HandshakeTimeout < 0 || t.SendTimeout < 0 {
-		return errors.New("agentrpc: Options.DrainTimeout and the times of Options.Tuning must not be negative")
+	if t.DrainTimeout < 0 || t.FirstMessageTimeout < 0 || t.HandshakeTimeout < 0 || t.SendTimeout < 0 {
+		return errors.New("agentrpc: the times of Options.Tuning must not be negative")
 	}
 	if t.PushesPerSecond < 0 || t.MaxUploadBytes < 0 || t.MaxUploads < 0 {
 		return errors.New("agentrpc: the limits of Options.Tuning must not be negative")

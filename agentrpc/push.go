@@ -51,9 +51,9 @@ func (p *pusher) run(ctx context.Context) error {
 	defer stopDesired()
 	tasks, stopTasks := p.server.opts.Desired.Watch(fleet.TableTasks)
 	defer stopTasks()
-	check, again := time.NewTicker(checkInterval), time.NewTicker(taskInterval)
-	defer check.Stop()
-	defer again.Stop()
+	// Both are compared with the clock, not ticked: nobody blocks on them.
+	start := time.Now()
+	check, again := start.Add(checkInterval), start.Add(taskInterval)
 	var rested time.Time // when the next walk for tasks may begin
 	var due []*session   // sessions whose config is to be pushed, in no order
 	pace := time.NewTicker(walkPause)
@@ -75,18 +75,19 @@ func (p *pusher) run(ctx context.Context) error {
 			select {
 			case <-tasks:
 				p.wakeForTasks()
-			case <-again.C:
-				p.wakeForTasks()
 			default:
+				if !now.Before(again) {
+					again = now.Add(taskInterval)
+					p.wakeForTasks()
+				}
 			}
 			rested = time.Now().Add(restAfterWalk * time.Since(now))
 		}
-		select {
-		case <-check.C:
+		if now := time.Now(); !now.Before(check) {
+			check = now.Add(checkInterval)
 			if p.settle() {
 				due = p.server.registry.all()
 			}
-		default:
 		}
 		n := min(perTick, len(due))
 		for _, sess := range due[:n] {

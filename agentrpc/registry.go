@@ -3,7 +3,11 @@
 
 package agentrpc
 
-import "sync"
+import (
+	"sync"
+
+	"muster/fleet"
+)
 
 // registry holds the sessions of this node, one per agent.
 type registry struct {
@@ -36,22 +40,68 @@ func (r *registry) add(sess *session, id string) addResult {
 	if previous == nil && len(r.byID) >= r.limit {
 		return addRefusedFull
 	}
-	sess.id, sess.epoch, sess.previous = id, r.clock.next(), previous
+	sess.id, sess.previous = id, previous
+	sess.claim.epoch.Store(r.clock.next())
 	r.byID[id] = sess
 	return added
 }
 
 // remove takes this very session out, never another one of the same agent. It
-// tells the agent's ID, "" if the session was never added, and whether it was
-// still the agent's present one.
-func (r *registry) remove(sess *session) (id string, present bool) {
+// tells whether it was still the agent's present one.
+func (r *registry) remove(sess *session) (present bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if sess.id == "" || r.byID[sess.id] != sess {
-		return sess.id, false
+		return false
 	}
 	delete(r.byID, sess.id)
-	return sess.id, true
+	return true
+}
+
+// raise gives this very session a higher epoch, unless the agent has another
+// session by now.
+func (r *registry) raise(sess *session, epoch uint64) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.byID[sess.id] != sess {
+		return false
+	}
+	sess.claim.epoch.Store(max(epoch, sess.claim.epoch.Load()))
+	return true
+}
+
+// yield judges claims of other nodes: it takes out the sessions that are older,
+// for the caller to end, and returns our claims where the session here stays.
+func (r *registry) yield(claims []fleet.Claim) (lost []*session, refused []fleet.Claim) {
+	// Few of the agents are here, so looking needs no more than a shared lock.
+	var here []fleet.Claim
+	r.mu.RLock()
+	for _, c := range claims {
+		if r.byID[c.AgentID] != nil {
+			here = append(here, c)
+		}
+	}
+	r.mu.RUnlock()
+	if len(here) == 0 {
+		return nil, nil
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, c := range here {
+		sess := r.byID[c.AgentID]
+		if sess == nil {
+			continue
+		}
+		held := sess.claim.epoch.Load()
+		switch {
+		case yields(held, c.Epoch):
+			delete(r.byID, c.AgentID)
+			lost = append(lost, sess)
+		case !sess.isEnded(): // else its handler is about to take it out
+			refused = append(refused, fleet.Claim{AgentID: c.AgentID, Epoch: held})
+		}
+	}
+	return lost, refused
 }
 
 func (r *registry) get(id string) *session {

@@ -76,6 +76,7 @@ type parts struct {
 	inventory *inventory
 	awaits    *awaits
 	uploads   *uploads
+	claims    *claims
 }
 
 // New checks the options and makes the upload directory. It serves nothing
@@ -84,7 +85,6 @@ func New(opts Options) (*Server, error) {
 	if err := opts.validate(); err != nil {
 		return nil, err
 	}
-	setDefault(&opts.DrainTimeout, 10*time.Second)
 	opts.Tuning.setDefaults()
 	if err := os.MkdirAll(opts.UploadDir, 0o700); err != nil {
 		return nil, fmt.Errorf("make upload directory: %w", err)
@@ -94,7 +94,7 @@ func New(opts Options) (*Server, error) {
 		opts:      opts,
 		logs:      &logLimiter{logger: opts.Logger},
 		agentLogs: &logLimiter{logger: opts.Logger},
-		registry:  registry{limit: opts.Limit, byID: make(map[string]*session)},
+		registry:  registry{limit: opts.Limit, clock: epochClock{wall: opts.Tuning.Clock}, byID: make(map[string]*session)},
 		facts:     make(map[string]bool),
 		seed:      maphash.MakeSeed(),
 		drain:     make(chan struct{}),
@@ -108,7 +108,8 @@ func New(opts Options) (*Server, error) {
 	var err error
 	s.metrics, err = newMetrics(opts.Registerer,
 		func() float64 { return float64(s.registry.count()) },
-		func() float64 { return float64(s.connections.count()) })
+		func() float64 { return float64(s.connections.count()) },
+		func() float64 { return float64(s.parts.claims.waiting()) })
 	if err != nil {
 		return nil, err
 	}
@@ -119,6 +120,7 @@ func New(opts Options) (*Server, error) {
 		inventory: newInventory(opts.Inventory, s.metrics, s.logs, inventoryLimit(opts.Limit)),
 		awaits:    newAwaits(),
 		uploads:   &uploads{slots: make(chan struct{}, opts.Tuning.MaxUploads)},
+		claims:    newClaims(s),
 	}
 	if err := s.removeLeftovers(); err != nil {
 		return nil, err
@@ -178,6 +180,9 @@ func (s *Server) Run(ctx context.Context) error {
 	work.Go("mark tasks", s.parts.marker.run)
 	work.Go("results", s.parts.results.run)
 	work.Go("inventory", s.parts.inventory.run)
+	if s.opts.Peers != nil {
+		work.Go("claim sessions", s.parts.claims.run)
+	}
 
 	select {
 	case <-ctx.Done():
@@ -197,7 +202,7 @@ func (s *Server) stopStreams() {
 	var deadline sync.WaitGroup
 	finished := make(chan struct{})
 	deadline.Go(func() {
-		timer := time.NewTimer(s.opts.DrainTimeout)
+		timer := time.NewTimer(s.opts.Tuning.DrainTimeout)
 		defer timer.Stop()
 		select {
 		case <-timer.C:
@@ -232,6 +237,9 @@ func (s *Server) handshakeFailed(remote net.Addr, err error) {
 	s.count(reasonHandshake)
 	s.agentLogs.warn("TLS handshake with an agent failed", "remote", remote.String(), "error", err)
 }
+
+// now is this node's wall clock in Unix seconds.
+func (s *Server) now() int64 { return s.opts.Tuning.Clock().Unix() }
 
 func (s *Server) count(why reason) { s.metrics.refused.WithLabelValues(string(why)).Inc() }
 

@@ -8,7 +8,6 @@ import (
 	"net"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	"google.golang.org/grpc"
 
@@ -24,7 +23,7 @@ type session struct {
 
 	// id is set once, by the receiver, under the registry's lock.
 	id          string
-	epoch       uint64
+	claim       claim
 	connectedAt int64 // Unix seconds
 	previous    *session
 
@@ -34,13 +33,18 @@ type session struct {
 	line lifeline
 	out  outbox // of the sender alone
 
-	tags    atomic.Pointer[[]byte] // encoded; see encodeTags
-	beating atomic.Bool            // a heartbeat came
-	written atomic.Uint64          // revision of the last config written
-	records atomic.Uint64
+	tags     atomic.Pointer[[]byte] // encoded; see encodeTags
+	beating  atomic.Bool            // a heartbeat came
+	written  atomic.Uint64          // revision of the last config written
+	received received
 
 	mu  sync.Mutex // guards obs
 	obs observed
+}
+
+// received counts what came on the stream.
+type received struct {
+	messages, records atomic.Uint64
 }
 
 // peerInfo says who is at the other end of the connection.
@@ -72,10 +76,10 @@ type outbox struct {
 	sentAt map[string]int64
 }
 
-func newSession(stream grpc.ServerStream, peer peerInfo, hard context.Context) *session { //nolint:revive // hard is kept, it is not this call's context
+func newSession(stream grpc.ServerStream, peer peerInfo, now int64, hard context.Context) *session { //nolint:revive // hard is kept, it is not this call's context
 	sess := &session{
 		stream: stream, peer: peer,
-		connectedAt: time.Now().Unix(),
+		connectedAt: now,
 		wake:        make(chan struct{}, 1),
 		line:        lifeline{ended: make(chan struct{}), received: make(chan struct{})},
 	}
@@ -114,8 +118,8 @@ func (s *session) nudge() {
 // snapshot decodes the session for a reader.
 func (s *session) snapshot(node string) fleet.Session {
 	out := fleet.Session{
-		Epoch: s.epoch, RemoteAddr: s.peer.addr, Node: node, ConnectedAt: s.connectedAt,
-		ConfigRevision: s.written.Load(), Records: s.records.Load(),
+		Epoch: s.claim.epoch.Load(), RemoteAddr: s.peer.addr, Node: node, ConnectedAt: s.connectedAt,
+		ConfigRevision: s.written.Load(), Records: s.received.records.Load(),
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -353,7 +353,7 @@ func TestStopIsBounded(t *testing.T) {
 		if n := w.metric("lost_records_total"); n != 1 {
 			t.Errorf("lost: %v, want 1", n)
 		}
-	}, func(o *agentrpc.Options) { o.DrainTimeout = 3 * time.Second })
+	}, func(o *agentrpc.Options) { o.Tuning.DrainTimeout = 3 * time.Second })
 }
 
 func TestStopDoesNotWaitForHandshakes(t *testing.T) {

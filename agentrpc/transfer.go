@@ -34,7 +34,7 @@ func (s *Server) transfer(_ any, stream grpc.ServerStream) error {
 	if err != nil {
 		return err
 	}
-	sess := newSession(stream, peer, s.hard)
+	sess := newSession(stream, peer, s.now(), s.hard)
 	silent := time.AfterFunc(s.opts.Tuning.FirstMessageTimeout, func() {
 		if sess.end(status.Error(codes.DeadlineExceeded, "no message came on this stream")) {
 			s.count(reasonSilent)
@@ -62,16 +62,17 @@ func (s *Server) transfer(_ any, stream grpc.ServerStream) error {
 // leave takes the session out and reports when the agent was last seen. The
 // receiver may still be handing over the last message; it has DrainTimeout.
 func (s *Server) leave(sess *session) {
-	time.AfterFunc(s.opts.DrainTimeout, sess.line.cancel)
-	if _, present := s.registry.remove(sess); !present {
-		return
+	time.AfterFunc(s.opts.Tuning.DrainTimeout, sess.line.cancel)
+	s.parts.claims.drop(sess)
+	if !s.registry.remove(sess) {
+		return // the agent is on a newer stream, here or elsewhere
 	}
 	sess.mu.Lock()
 	seen := sess.obs.beatAt != 0
 	report := sess.obs.report(s.facts, s.opts.Node)
 	sess.mu.Unlock()
 	if seen {
-		s.parts.inventory.add(report)
+		s.parts.inventory.add(sess, report)
 	}
 }
 
@@ -143,7 +144,7 @@ func (s *Server) take(sess *session, raw []byte) error {
 	} else if string(m.agentID) != sess.id {
 		return s.refuse(reasonIDChanged, codes.InvalidArgument, "the agent ID changed within the stream")
 	}
-	now := time.Now().Unix()
+	now := s.now()
 	if err := m.stamp(now, *sess.tags.Load()); err != nil {
 		return s.refuse(reasonTooLarge, codes.InvalidArgument, err.Error())
 	}
@@ -152,7 +153,8 @@ func (s *Server) take(sess *session, raw []byte) error {
 	s.metrics.bytes.Add(float64(len(raw)))
 	s.metrics.normalised.Add(float64(m.normalised))
 	s.metrics.repaired.Add(float64(m.repaired))
-	sess.records.Add(uint64(len(m.records)))
+	sess.received.messages.Add(1)
+	sess.received.records.Add(uint64(len(m.records)))
 	s.note(sess, m, now)
 	if err := s.forward(sess, m); err != nil {
 		return err
@@ -187,6 +189,7 @@ func (s *Server) join(sess *session, m *message) error {
 	if sess.previous != nil && sess.previous.end(status.Error(codes.Aborted, "the agent has opened a newer stream")) {
 		s.metrics.closed.WithLabelValues("replaced").Inc()
 	}
+	s.parts.claims.joined(sess)
 	// A change between the look-up and the entry would have been missed.
 	if _, err := s.desired(sess, id); err != nil {
 		s.parts.pusher.owe()
@@ -205,7 +208,7 @@ func (s *Server) note(sess *session, m *message, now int64) {
 	if res.beatFault != nil {
 		s.agentLogs.warn("fields of a heartbeat not taken", "agent_id", sess.id, "error", res.beatFault)
 	}
-	if res.report != nil && !s.parts.inventory.add(*res.report) {
+	if res.report != nil && !s.parts.inventory.add(sess, *res.report) {
 		sess.mu.Lock()
 		sess.obs.reported = 0 // the next heartbeat tries again
 		sess.mu.Unlock()

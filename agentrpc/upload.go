@@ -68,7 +68,7 @@ func (s *Server) upload(_ any, stream grpc.ServerStream) error {
 		s.agentLogs.warn("upload refused", "remote", peer.addr, "error", err)
 		return stream.SendMsg(&agentpb.UploadResponse{Status: agentpb.UploadResponse_FAILED})
 	}
-	result := fleet.TaskResult{Token: sub.Token, AgentID: sub.AgentID, At: time.Now().Unix(), State: fleet.SubTaskSucceeded, Message: in.name}
+	result := fleet.TaskResult{Token: sub.Token, AgentID: sub.AgentID, At: s.now(), State: fleet.SubTaskSucceeded, Message: in.name}
 	answer := agentpb.UploadResponse_SUCCESS
 	if err != nil {
 		s.logs.warn("upload failed", "agent_id", sub.AgentID, "error", err)

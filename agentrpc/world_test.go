@@ -143,7 +143,9 @@ func (w *world) clientTLS() *tls.Config {
 }
 
 // dial connects with the given TLS settings, nil meaning a fleet certificate.
-func (w *world) dial(config *tls.Config) *grpc.ClientConn {
+func (w *world) dial(config *tls.Config) *grpc.ClientConn { return w.dialFrom(agentIP, config) }
+
+func (w *world) dialFrom(ip string, config *tls.Config) *grpc.ClientConn {
 	w.t.Helper()
 	grpccodec.Register()
 	if config == nil {
@@ -152,7 +154,7 @@ func (w *world) dial(config *tls.Config) *grpc.ClientConn {
 	conn, err := grpc.NewClient("passthrough:///"+net.JoinHostPort(serverIP, agentPort),
 		grpc.WithTransportCredentials(credentials.NewTLS(config)),
 		grpc.WithContextDialer(func(ctx context.Context, addr string) (net.Conn, error) {
-			return w.net.Host(agentIP).DialContext(ctx, "tcp", addr)
+			return w.net.Host(ip).DialContext(ctx, "tcp", addr)
 		}),
 		grpc.WithDefaultCallOptions(grpc.ForceCodecV2(bytesCodec{encoding.GetCodecV2("proto")})))
 	if err != nil {

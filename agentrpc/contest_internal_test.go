@@ -1,0 +1,114 @@
+// SPDX-FileCopyrightText: The Muster Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package agentrpc
+
+import (
+	"fmt"
+	"math"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+func TestYields(t *testing.T) {
+	for _, tc := range []struct {
+		held, claimed uint64
+		want          bool
+	}{
+		{held: 5, claimed: 6, want: true},
+		{held: 5, claimed: 5, want: false},
+		{held: 6, claimed: 5, want: false},
+		{held: math.MaxUint64, claimed: math.MaxUint64, want: false},
+	} {
+		if got := yields(tc.held, tc.claimed); got != tc.want {
+			t.Errorf("yields(%d, %d) = %v", tc.held, tc.claimed, got)
+		}
+	}
+}
+
+func TestJudge(t *testing.T) {
+	for name, tc := range map[string]struct {
+		held uint64
+		o    outlook
+		want contestVerdict
+	}{
+		"silent yet":             {7, outlook{}, contestWaits},
+		"silent to the end":      {7, outlook{late: true}, contestEnds},
+		"delivers":               {7, outlook{delivered: true}, contestRaises},
+		"delivers at the end":    {7, outlook{delivered: true, late: true}, contestRaises},
+		"second time":            {7, outlook{delivered: true, raised: true}, contestEnds},
+		"second time, silent":    {7, outlook{raised: true}, contestEnds},
+		"clone":                  {7, outlook{delivered: true, cloned: true}, contestEnds},
+		"clone, silent":          {7, outlook{cloned: true}, contestEnds},
+		"nothing is above":       {math.MaxUint64, outlook{delivered: true}, contestEnds},
+		"the last but one epoch": {math.MaxUint64 - 1, outlook{delivered: true}, contestRaises},
+	} {
+		if got := judge(contest{held: tc.held}, tc.o); got != tc.want {
+			t.Errorf("%s: %v, want %v", name, got, tc.want)
+		}
+	}
+}
+
+// step is one change of an agent's node, after a wait.
+type step struct {
+	after time.Duration
+	lost  bool
+	found bool
+}
+
+func TestMovesFindClones(t *testing.T) {
+	const s = time.Second
+	for name, steps := range map[string][]step{
+		"one move":                   {{0, true, false}},
+		"there and back":             {{0, true, false}, {5 * s, false, false}},
+		"three in a minute":          {{0, true, false}, {5 * s, false, false}, {55 * s, true, true}},
+		"three in more than that":    {{0, true, false}, {5 * s, false, false}, {55*s + 1, true, false}},
+		"won without a loss":         {{0, false, false}, {s, false, false}, {s, false, false}, {s, false, false}},
+		"told once a minute":         {{0, true, false}, {s, false, false}, {s, true, true}, {5 * s, false, false}, {50 * s, true, false}, {5 * s, false, true}},
+		"across the turn of windows": {{59 * s, true, false}, {2 * s, false, false}, {2 * s, true, true}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				m := newMoves(10)
+				m.lost("another")
+				for i, st := range steps {
+					time.Sleep(st.after)
+					note := m.gained
+					if st.lost {
+						note = m.lost
+					}
+					if got := note("a"); got != st.found {
+						t.Errorf("step %d: found %v, want %v", i, got, st.found)
+					}
+					if st.found && !m.cloned("a") {
+						t.Errorf("step %d: not known as a clone", i)
+					}
+				}
+				time.Sleep(cloneWindow)
+				if m.cloned("a") || m.cloned("another") {
+					t.Error("still a clone after a minute without a move")
+				}
+			})
+		})
+	}
+}
+
+func TestMovesAreBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newMoves(10)
+		for window := range 5 {
+			for i := range 100 {
+				m.lost(fmt.Sprint(window, "-", i))
+			}
+			if n := len(m.young) + len(m.old); n > 20 {
+				t.Fatalf("%d agents are remembered, want 20 at most", n)
+			}
+			time.Sleep(cloneWindow)
+		}
+		m.lost("a")
+		if n := len(m.young) + len(m.old); n != 11 {
+			t.Errorf("%d agents are remembered, want 11", n)
+		}
+	})
+}
