@@ -24,8 +24,8 @@ const (
 	// nodesAsked bounds how many are asked at once.
 	nodesAsked = 64
 	// reportLate is the age of a node's load report, one a second, from which on
-	// the node is not counted as alive, although gossip may take longer to say so.
-	reportLate = 10 * time.Second
+	// the node is not counted as alive, although gossip takes longer to say so.
+	reportLate = 4 * time.Second
 
 	roleNone = "none"
 )
@@ -254,7 +254,7 @@ func (a *API) nodeShower(all []nodeView) func(nodeView) apiv1.Node {
 		m, l := v.member, v.member.Load
 		n := apiv1.Node{
 			Name: v.name(), ServerID: v.id(), Degraded: nonNil(v.faults(now)), Role: v.role(), State: v.showState(), Kafka: v.kafka(),
-			Term: v.state.Term, Follows: cmp.Or(names[v.state.Leader], v.state.Leader), Applied: v.applied(), Lag: highest - v.applied(),
+			Term: v.state.Term, Follows: cmp.Or(names[v.state.Leader], v.state.Leader), Applied: v.applied(),
 			Self: v.self, Version: m.Version, Format: m.Format, Zone: m.Zone,
 			ReportedAt: inUTC(m.ReportedAt), StartedAt: inUTC(m.Started), CertificateEnd: inUTC(v.state.CertificateEnd),
 			Load: apiv1.NodeLoad{
@@ -262,6 +262,9 @@ func (a *API) nodeShower(all []nodeView) func(nodeView) apiv1.Node {
 				CPUPermille: l.CPUPermille, MemoryPermille: l.MemoryPermille, SpoolPermille: l.SpoolPermille, Applied: l.Applied,
 			},
 			Addresses: apiv1.Addresses{Agents: m.AgentAddr, HTTP: m.HTTPAddr, HTTPS: m.HTTPSAddr, SD: m.SDAddr, Node: cmp.Or(m.NodeAddr, v.server.Address)},
+		}
+		if v.server.ID != "" {
+			n.Lag = highest - v.applied()
 		}
 		if v.alive && !m.Started.IsZero() {
 			n.UptimeSeconds = int64(now.Sub(m.Started) / time.Second)

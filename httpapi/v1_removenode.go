@@ -4,6 +4,7 @@
 package httpapi
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net/http"
@@ -53,6 +54,7 @@ func (a *API) v1RemoveNode(w http.ResponseWriter, r *http.Request, c *call) erro
 	id := c.param("id") // of one that is gone, or that only the leader knows
 	if target != nil {
 		id = target.server.ID
+		a.checkAlive(r.Context(), target)
 		if err := mayRemove(views, target, force); err != nil {
 			return err
 		}
@@ -67,6 +69,18 @@ func (a *API) v1RemoveNode(w http.ResponseWriter, r *http.Request, c *call) erro
 	}
 	a.log.Info("a node was removed on request", "node", id, "by", c.caller.name(), "from", sourceKey(r), "forced", force)
 	return respond(w, http.StatusOK, removedNode(views, target, id))
+}
+
+// checkAlive asks a node that seems dead, so that none is taken for dead because
+// its reports are late.
+func (a *API) checkAlive(ctx context.Context, v *nodeView) {
+	if v.alive || a.opts.NodeState == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, nodeWait)
+	defer cancel()
+	_, err := a.opts.NodeState(ctx, v.id())
+	v.alive = err == nil
 }
 
 func forced(r *http.Request) (bool, error) {

@@ -128,8 +128,10 @@ func (c *nodeStateCmd) Run(a *app) error {
 		}
 		t.add(s.Node, s.ServerID, fmt.Sprint(s.Applied), ready, dash(s.Hash))
 	}
-	if err := a.show(states, t); err != nil {
-		return err
+	if len(states) > 0 || a.flags.Output != "table" {
+		if err := a.show(states, t); err != nil {
+			return err
+		}
 	}
 	if differ := compareStates(states); differ != nil {
 		return differ

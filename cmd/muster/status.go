@@ -157,9 +157,12 @@ func (a *app) nodesTable(nodes []apiv1.Node) *table {
 		if n.Self {
 			name += "*"
 		}
-		term, agents, records, uptime := "-", "-", "-", "-"
+		term, lag, agents, records, uptime := "-", "-", "-", "-", "-"
 		if n.Term > 0 {
 			term = strconv.FormatUint(n.Term, 10)
+		}
+		if n.Role != "none" {
+			lag = strconv.FormatUint(n.Lag, 10)
 		}
 		if n.State != "dead" {
 			agents, records = count(uint64(n.Load.Sessions)), count(uint64(n.Load.RecordsPerSecond))
@@ -167,7 +170,7 @@ func (a *app) nodesTable(nodes []apiv1.Node) *table {
 		if n.UptimeSeconds > 0 {
 			uptime = duration(time.Duration(n.UptimeSeconds) * time.Second)
 		}
-		t.add(name, n.Role, nodeState(n), term, strconv.FormatUint(n.Applied, 10), strconv.FormatUint(n.Lag, 10),
+		t.add(name, n.Role, nodeState(n), term, strconv.FormatUint(n.Applied, 10), lag,
 			agents, records, n.Kafka, dash(n.Version), uptime, a.until(n.CertificateEnd))
 	}
 	return t

@@ -15,7 +15,7 @@ type Node struct {
 	Term          uint64    `json:"term,omitempty" description:"By its own account; absent when it did not answer."`
 	Follows       string    `json:"follows,omitempty" description:"The node that it takes for the leader, by its own account."`
 	Applied       uint64    `json:"applied" description:"Index of the last command that it applied."`
-	Lag           uint64    `json:"lag" description:"How many entries it is behind the node that has applied most."`
+	Lag           uint64    `json:"lag" description:"How many entries it is behind the node that has applied most; 0 for one that is not a member."`
 	Kafka         string    `json:"kafka" enum:"ok,away,unknown"`
 	Self          bool      `json:"self" description:"True for the node that answers."`
 	Version       string    `json:"version"`
