@@ -35,7 +35,7 @@ func (k *asking) walk(ctx context.Context, filters []fleet.Filter, ids idSource,
 		}
 		return page, next, err
 	}
-	others, err := k.search(ctx, fleet.AgentSearch{Filters: filters, After: after, Limit: limit + 1, Walk: maxAgentScan})
+	others, err := k.search(ctx, fleet.AgentSearch{Filters: filters, After: after, Limit: limit + 1, Walk: k.a.walk})
 	if err != nil {
 		return nil, "", err
 	}
@@ -95,7 +95,7 @@ func (w *walker) run(ctx context.Context, ids idSource, after string) error {
 			if w.end != "" && id > w.end {
 				return nil
 			}
-			if len(w.hits) == w.left || looked == maxAgentScan {
+			if len(w.hits) == w.left || looked == w.k.a.walk {
 				w.end = after
 				return nil
 			}

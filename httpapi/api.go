@@ -35,6 +35,7 @@ type API struct {
 	touched  *touches
 	leader   *leaderQuestion
 	searches chan struct{} // slots for those of other nodes
+	walk     int           // maxAgentScan, but in tests
 	routes   []Route
 	handlers map[Listener]http.Handler
 }
@@ -50,7 +51,7 @@ func New(opts Options) (*API, error) {
 		opts: opts, log: opts.Logger,
 		metrics:  newMetrics(opts.Registerer),
 		throttle: newLoginThrottle(), strays: newStrayTokens(), touched: newTouches(),
-		searches: make(chan struct{}, searchesAtOnce),
+		searches: make(chan struct{}, searchesAtOnce), walk: maxAgentScan,
 		leader:   newLeaderQuestion(opts.Cluster),
 		handlers: make(map[Listener]http.Handler),
 	}
