@@ -57,8 +57,11 @@ func TestSearch(t *testing.T) {
 			Order:   "cpu", Descending: true, Limit: 7,
 		}
 		hits := fleet.AgentHits{Held: []byte{1, 2}, Matching: []byte{3}, Upto: "z", Hits: []fleet.AgentHit{
-			{AgentID: "a", Number: 1, Epoch: 1<<63 + 5, Value: 0.1}, {AgentID: "b", Value: "text"},
-			{AgentID: "c", Value: []any{"x", 2.0}}, {AgentID: "d"}, {AgentID: "e", Value: false},
+			{AgentID: "a", Number: 1, Epoch: 1<<63 + 5, Value: 0.1},
+			{AgentID: "b", Value: "text"},
+			{AgentID: "c", Value: []any{"x", 2.0}},
+			{AgentID: "d"},
+			{AgentID: "e", Value: false},
 		}}
 		h := &agents{search: func(got fleet.AgentSearch) (fleet.AgentHits, error) {
 			if diff := cmp.Diff(want, got); diff != "" {
