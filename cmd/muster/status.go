@@ -110,7 +110,7 @@ func (a *app) advice(s clusterStatus) []string {
 		case n.State == "dead":
 			continue
 		case n.Role == "none":
-			say("%s is not a member: its log says what it waits for", n.Name)
+			say("%s is not a member: if it was removed, stop it, else see its log for what it waits for", n.Name)
 		case n.State == "not-ready":
 			say("%s is not ready: its /readyz says why%s", n.Name, at(n.Addresses.HTTP))
 		}

@@ -50,7 +50,7 @@ func TestStatusAdvice(t *testing.T) {
 				"  ! the majority is lost: start the dead nodes again. Only if they are lost for good: muster server --recover, on one node that is left",
 				"  ! n2 is dead: start it again, or, if it is lost for good: muster node remove n2",
 				"  ! n3 is dead: start it again, or, if it is lost for good: muster node remove n3~1",
-				"  ! n3 is not a member: its log says what it waits for",
+				"  ! n3 is not a member: if it was removed, stop it, else see its log for what it waits for",
 			},
 		},
 		"election": {
@@ -69,7 +69,7 @@ func TestStatusAdvice(t *testing.T) {
 				"  ! n1 is quarantined: at index 64 the state differs",
 				"  ! n2: its certificate ends in 24h and is not renewed: see its log",
 				"  ! n3 is 5,000 entries behind; it catches up by itself",
-				"  ! n4 is not a member: its log says what it waits for",
+				"  ! n4 is not a member: if it was removed, stop it, else see its log for what it waits for",
 			},
 		},
 	} {
