@@ -208,9 +208,7 @@ func (g *Mesh) Run(ctx context.Context) error {
 
 // leave says goodbye, unless all others are leaving too, and ends memberlist.
 func (g *Mesh) leave(list *memberlist.Memberlist) {
-	// A goodbye of one of two nodes with a name would be taken for the other's.
-	usurper := time.Since(time.Unix(0, g.usurpedAt.Load())) < usurperMemory
-	if len(g.view.peers()) > 0 && !usurper {
+	if len(g.view.peers()) > 0 && !g.usurps() {
 		g.send(list, append([]byte{kindLeaving}, g.opts.Self.NodeID...))
 		if err := list.Leave(g.goodbyeTimeout()); err != nil {
 			g.logger.Warn("could not tell the other nodes that this one leaves", "error", err)
@@ -243,6 +241,15 @@ func (g *Mesh) Tried() <-chan struct{} { return g.tried }
 // others know them. They hear of this node only when the rival is gone. The
 // channel holds one; while a conflict lasts there are more.
 func (g *Mesh) Rivals() <-chan fleet.Member { return g.rivals }
+
+// RivalGone says that the node with this one's name is not there any more.
+func (g *Mesh) RivalGone() { g.usurpedAt.Store(0) }
+
+// usurps tells whether this node's name is that of one which was started
+// earlier: what it says of itself would be taken for the other's word.
+func (g *Mesh) usurps() bool {
+	return time.Since(time.Unix(0, g.usurpedAt.Load())) < usurperMemory
+}
 
 // Hurry has the load reported at once, for a change that cannot wait.
 func (g *Mesh) Hurry() {
@@ -288,7 +295,9 @@ func (g *Mesh) report(ctx context.Context, list *memberlist.Memberlist) error {
 		sequence = max(sequence+1, uint64(now.UnixMilli()))
 		load.Sequence = sequence
 		g.view.setLoad(g.opts.Self.NodeID, load, now)
-		g.send(list, encodeLoad(g.opts.Self.NodeID, load))
+		if !g.usurps() {
+			g.send(list, encodeLoad(g.opts.Self.NodeID, load))
+		}
 		if count%sweepReports == 0 {
 			g.registry.sweep(now)
 			g.view.sweep(now)

@@ -102,6 +102,10 @@ func TestTwoNodesWithOneNameAreReported(t *testing.T) {
 			t.Error("the later node does not know of its rival")
 		}
 		time.Sleep(10 * time.Second)
+		<-time.After(10 * time.Second)
+		if two, _ := one.member("n2"); !two.Alive || two.Load.Sessions != 20 {
+			t.Errorf("beside its rival: %+v", two)
+		}
 		three.stop()
 		<-time.After(time.Second)
 		if two, ok := one.member("n2"); !ok || !two.Alive || !two.Load.Ready || two.AgentAddr != ip(2)+":6751" {

@@ -91,7 +91,11 @@ func (n *Node) watchRivals(ctx context.Context) error {
 // judgeRival returns an error when this node has to give way to another one
 // with its name, now or after waiting for that one to be gone.
 func (n *Node) judgeRival(ctx context.Context, rival fleet.Member) error {
-	if !n.laterThan(rival) || !n.answers(ctx, rival.NodeAddr) {
+	if !n.laterThan(rival) {
+		return nil
+	}
+	if !n.answers(ctx, rival.NodeAddr) {
+		n.members.RivalGone()
 		return nil
 	}
 	if rival.ServerID == n.trust.serverID {
@@ -109,6 +113,7 @@ func (n *Node) judgeRival(ctx context.Context, rival fleet.Member) error {
 		case <-tick.C:
 		}
 		if !n.answers(ctx, rival.NodeAddr) {
+			n.members.RivalGone()
 			return nil
 		}
 	}

@@ -208,8 +208,8 @@ func (n *Node) start(ctx context.Context, stack *lifecycle.Stack) error {
 		stack.Start("embedded kafka", n.broker.Run)
 	}
 	stack.Start("record log", n.records.Run)
-	stack.Start("agents", after(current, n.agents.Run))
-	stack.Start("names", after(current, n.watchRivals))
+	stack.Start("agents", n.agents.Run) // handshakes fail before there are certificates
+	stack.Start("names", after(member, n.watchRivals))
 	stack.Start("http", n.serveHTTP)
 	joining := !n.store.Bootstrapped()
 	if err := n.enter(ctx, func() { close(member) }); err != nil {
