@@ -231,6 +231,9 @@ func (c *claims) take(n *claimNode) []asked {
 			batch = append(batch, asked{sess: sess, epoch: sess.claim.epoch.Load(), messages: sess.received.messages.Load()})
 		}
 	}
+	if len(n.pending) == 0 {
+		n.pending = make(map[*session]struct{}) // one that was large stays slow
+	}
 	n.flying = len(batch)
 	return batch
 }
