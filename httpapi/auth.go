@@ -121,7 +121,9 @@ func (a *API) byToken(r *http.Request) (caller, error) {
 		if err := a.askForStray(r, "token"); err != nil {
 			return caller{}, err
 		}
-		token, err = a.opts.State.Tokens.TokenByHash(hash)
+		if token, err = a.opts.State.Tokens.TokenByHash(hash); err == nil {
+			a.strays.undo(sourceKey(r))
+		}
 	}
 	switch {
 	case errors.Is(err, fleet.ErrNotFound):
@@ -211,5 +213,8 @@ func (a *API) keySecret(r *http.Request, ak string) ([]byte, fleet.KeyScope, err
 	if err := a.askForStray(r, "access key"); err != nil {
 		return nil, "", err
 	}
-	return a.opts.State.Keys.KeySecret(ak)
+	if secret, scope, err = a.opts.State.Keys.KeySecret(ak); err == nil {
+		a.strays.undo(sourceKey(r))
+	}
+	return secret, scope, err
 }

@@ -78,6 +78,33 @@ func TestTokenOfAnotherNode(t *testing.T) {
 	})
 }
 
+// TestFreshTokensAreNotThrottled: who makes many tokens and uses them on other
+// nodes is no stranger.
+func TestFreshTokensAreNotThrottled(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		fresh := 0
+		w, c := behind(t, func(w *world) {
+			tok := w.store.tokens["t-viewer"]
+			tok.ID, tok.Hash = "fresh", hashText(fmt.Sprint("fresh", fresh))
+			w.store.tokens["fresh"] = tok
+			ak := fmt.Sprint("akfresh", fresh)
+			w.store.keys[ak], w.store.secrets[ak] = fleet.AccessKey{AccessKey: ak, Scope: fleet.KeyScopeAgents}, []byte("secret-of-"+ak)
+		})
+		for ; fresh < 100; fresh++ {
+			if rec := w.do(getStatus, withToken(fmt.Sprint("fresh", fresh))); rec.Code != 200 {
+				t.Fatalf("fresh token %d: %d %s", fresh, rec.Code, rec.Body)
+			}
+			delete(w.store.keys, fmt.Sprint("akfresh", fresh))
+			if rec := w.do("GET /conn/count", request{key: fmt.Sprint("akfresh", fresh)}); rec.Code != 200 || refused(rec) {
+				t.Fatalf("fresh key %d: %d %s", fresh, rec.Code, rec.Body)
+			}
+		}
+		if c.asked != 200 {
+			t.Errorf("the leader was asked %d times, want 200", c.asked)
+		}
+	})
+}
+
 // TestStrangersShareAQuestion: however many come with unknown tokens, the leader
 // is asked one question at a time, and those who came after it was asked do not
 // take its answer for theirs.

@@ -173,6 +173,9 @@ func (s *strayTokens) allow(addr string, now time.Time) (wait time.Duration, ok 
 	return take(s.addrs, addr, strayBurst, strayRefill, now)
 }
 
+// undo takes back one that turned out to be known.
+func (s *strayTokens) undo(addr string) { giveBack(s.addrs, addr) }
+
 // touches remembers when the last use of a token was last tried to be noted.
 type touches struct{ tried *lru[time.Time] }
 
