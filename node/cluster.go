@@ -22,8 +22,10 @@ const (
 	// lookEvery is how often a node without a cluster looks again when gossip
 	// tells nothing new.
 	lookEvery = time.Second
-	// sayEvery is how often a node repeats what it waits for.
-	sayEvery = 30 * time.Second
+	// sayEvery is when a node first repeats what it waits for, and sayAtLeast how
+	// often it does in the end.
+	sayEvery   = 30 * time.Second
+	sayAtLeast = 10 * time.Minute
 	// askWithin bounds one question to another node while a cluster forms.
 	askWithin = 5 * time.Second
 	// nameWait is how long a node that others refuse goes on asking: the node
@@ -340,15 +342,21 @@ func errRemoved(n *Node) error {
 }
 
 // repeat tells when a line of the log is worth being said: when it is new, and
-// from time to time.
+// from time to time, more and more seldom.
 type repeat struct {
-	text string
-	at   time.Time
+	text  string
+	at    time.Time
+	pause time.Duration
 }
 
 func (r *repeat) due(text string) bool {
-	if text == r.text && time.Since(r.at) < sayEvery {
+	switch {
+	case text != r.text:
+		r.pause = sayEvery
+	case time.Since(r.at) < r.pause:
 		return false
+	default:
+		r.pause = min(2*r.pause, sayAtLeast)
 	}
 	r.text, r.at = text, time.Now()
 	return true

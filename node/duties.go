@@ -30,7 +30,9 @@ func (n *Node) lead(ctx context.Context) error {
 	tick := time.NewTicker(dutyEvery)
 	defer tick.Stop()
 	said := make(map[string]*repeat)
+	var alone repeat
 	for {
+		n.sayLeaderless(&alone)
 		if n.store.Leads() && n.trust.ca.Load() != nil {
 			n.addMembers(ctx, said)
 			if err := n.firstUser(ctx); err != nil && ctx.Err() == nil {
@@ -42,6 +44,21 @@ func (n *Node) lead(ctx context.Context) error {
 			return ctx.Err()
 		case <-changes:
 		case <-tick.C:
+		}
+	}
+}
+
+// sayLeaderless tells the log what /readyz tells when nobody leads for long.
+func (n *Node) sayLeaderless(said *repeat) {
+	select {
+	case <-n.ready:
+	default:
+		return // whoever waits for the state says so
+	}
+	status := n.store.Status()
+	if age := time.Duration(status.LeaderContactAgeMS) * time.Millisecond; status.Leader == "" && age > leaderlessAfter {
+		if why := n.whyNoLeader(); said.due(why) {
+			n.log.Warn("nothing can be changed: the cluster is without a leader", "for", age.Round(time.Second), "waits_for", why)
 		}
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"muster/fleet"
@@ -26,21 +27,21 @@ const (
 )
 
 // firstUser makes the administrator while there is no user at all. The file
-// comes first, so that no crash can leave an account whose password nobody has.
+// comes first, and a later try takes the password that is in it, so that neither a
+// crash nor a lost answer can leave an account whose password nobody has.
 func (n *Node) firstUser(ctx context.Context) error {
+	n.first.Lock()
+	defer n.first.Unlock()
 	users, err := n.store.Users()
 	if err != nil || len(users) > 0 {
 		return err
 	}
-	clear := n.cfg.AdminPassword
-	if clear == "" {
-		clear = rand.Text()
-	}
-	path := n.PasswordFile()
-	if err := writePrivate(path, clear+"\n"); err != nil {
+	clear, err := n.firstPassword()
+	if err != nil {
 		return fmt.Errorf("write the first user's password: %w", err)
 	}
-	hash, err := password.New().Hash(ctx, clear)
+	passwords := password.New()
+	hash, err := passwords.Hash(ctx, clear)
 	if err != nil {
 		return fmt.Errorf("hash the first user's password: %w", err)
 	}
@@ -51,14 +52,40 @@ func (n *Node) firstUser(ctx context.Context) error {
 	err = n.store.CreateUser(ctx, fleet.User{
 		Name: adminName, PasswordHash: hash, CreatedAt: now, PasswordChangedAt: now,
 	})
-	if errors.Is(err, fleet.ErrExists) { // another leader came first: its password counts
-		return os.Remove(path)
+	if errors.Is(err, fleet.ErrExists) {
+		return n.dropPassword(ctx, passwords, clear)
 	}
 	if err != nil {
 		return fmt.Errorf("make the first user: %w", err)
 	}
-	n.log.Info("first user made", "user", adminName, "password_file", path)
+	n.log.Info("first user made", "user", adminName, "password_file", n.PasswordFile())
 	return nil
+}
+
+// firstPassword is the one that was written before, else the configured or a
+// random one, which it writes.
+func (n *Node) firstPassword() (string, error) {
+	if written, err := os.ReadFile(n.PasswordFile()); err == nil && len(written) > 1 {
+		return strings.TrimRight(string(written), "\n"), nil
+	}
+	clear := n.cfg.AdminPassword
+	if clear == "" {
+		clear = rand.Text()
+	}
+	return clear, writePrivate(n.PasswordFile(), clear+"\n")
+}
+
+// dropPassword removes the file unless it is the first user's after all: another
+// leader may have come first.
+func (n *Node) dropPassword(ctx context.Context, passwords *password.Hasher, clear string) error {
+	user, err := n.store.User(adminName)
+	if err != nil {
+		return err
+	}
+	if own, err := passwords.Verify(ctx, user.PasswordHash, clear); own || err != nil {
+		return err
+	}
+	return os.Remove(n.PasswordFile())
 }
 
 // sayFirstUser tells, on a node that just joined, where the first user's

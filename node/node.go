@@ -55,6 +55,7 @@ type Node struct {
 	started  time.Time
 	ready    chan struct{} // closed once everything runs
 	draining atomic.Bool
+	first    sync.Mutex // held while the first user is made
 	// waits says what a node that is not ready waits for.
 	waits     atomic.Pointer[string]
 	storeRuns atomic.Bool // the store closes its files itself
