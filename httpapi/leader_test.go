@@ -78,6 +78,22 @@ func TestTokenOfAnotherNode(t *testing.T) {
 	})
 }
 
+// TestLogInOfFreshUser: a user that another node made, or whose password it
+// changed, a moment ago can log in here; without a leader, whoever is known.
+func TestLogInOfFreshUser(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, c := behind(t, func(w *world) {
+			w.store.users["fresh"] = fleet.User{Name: "fresh", Level: 3, PasswordHash: "hash:secret"}
+			w.store.users["viewer"] = fleet.User{Name: "viewer", Level: 3, PasswordHash: "hash:changed"}
+		})
+		w.login("fresh", "secret")
+		w.seed()
+		w.login("viewer", "changed")
+		c.readIndex = func(context.Context) (uint64, error) { return 0, fleet.ErrUnavailable }
+		w.login("viewer", "changed")
+	})
+}
+
 // TestFreshTokensAreNotThrottled: who makes many tokens and uses them on other
 // nodes is no stranger.
 func TestFreshTokensAreNotThrottled(t *testing.T) {

@@ -51,6 +51,13 @@ func (a *API) checkPassword(r *http.Request, name, pw string) (fleet.User, error
 		a.metrics.logins.WithLabelValues("throttled").Inc()
 		return fleet.User{}, withStatus(elkeidUserLocked, http.StatusTooManyRequests, &throttled{wait: wait})
 	}
+	if a.opts.Cluster != nil {
+		// Another node may have made the user, or changed its password, a moment
+		// ago. Without a leader the state stands as it is here.
+		if err := a.catchUp(r.Context()); err != nil {
+			a.log.Debug("log-in judged by this node's state alone", "error", err)
+		}
+	}
 	user, err := a.opts.State.Users.User(name)
 	if err != nil && !errors.Is(err, fleet.ErrNotFound) {
 		a.throttle.undo(key, addr)

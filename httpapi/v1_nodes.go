@@ -83,7 +83,7 @@ func (a *API) nodeViews() ([]nodeView, error) {
 	byID := make(map[string]*nodeView)
 	for _, m := range a.opts.Directory.Members.Members() {
 		late := !m.ReportedAt.IsZero() && now.Sub(m.ReportedAt) > reportLate
-		byID[m.ServerID] = &nodeView{member: m, alive: m.Alive && !late}
+		byID[cmp.Or(m.ServerID, m.NodeID)] = &nodeView{member: m, alive: m.Alive && !late}
 	}
 	for _, s := range servers {
 		if byID[s.ID] == nil {
