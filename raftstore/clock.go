@@ -39,6 +39,12 @@ func (s *Store) watchLeadership(ctx context.Context, r *raft.Raft) error {
 		if r.State() != raft.Leader || s.leads(r) {
 			continue
 		}
+		if s.quarantined() != "" {
+			if err := s.handOver(ctx, r); err != nil && ctx.Err() == nil {
+				s.logger.Warn("a quarantined node leads, because no other can", "error", err)
+			}
+			continue
+		}
 		term := r.CurrentTerm()
 		if err := s.await(ctx, r.Barrier(writeWait)); err != nil {
 			if ctx.Err() == nil {
@@ -47,7 +53,9 @@ func (s *Store) watchLeadership(ctx context.Context, r *raft.Raft) error {
 			continue
 		}
 		s.leadTerm.Store(term)
-		s.logger.Info("this node leads", "term", term)
+		if servers, err := configured(r); err == nil {
+			s.story.leads(term, len(servers), s.transport.heardLately(servers, freshAnswer, false))
+		}
 	}
 }
 
@@ -66,6 +74,7 @@ func (s *Store) becomeReady(ctx context.Context, r *raft.Raft) error {
 		return err
 	}
 	close(s.ready)
+	s.logger.Info("ready: this node has all that the leader vouched for", "applied", s.fsm.last.Load().Index, "after", ms(time.Since(s.begun)))
 	return nil
 }
 
@@ -89,9 +98,10 @@ func (s *Store) caughtUp(ctx context.Context, r *raft.Raft) bool {
 	return err == nil && s.waitApplied(ctx, index) == nil
 }
 
-// leads tells whether this node leads and has applied all that was before.
+// leads tells whether this node leads, has applied all that was before, and can
+// be trusted.
 func (s *Store) leads(r *raft.Raft) bool {
-	return r.State() == raft.Leader && s.leadTerm.Load() == r.CurrentTerm()
+	return r.State() == raft.Leader && s.leadTerm.Load() == r.CurrentTerm() && s.quarantined() == ""
 }
 
 // appliedUpTo tells whether the last entry at or below index that concerns the
@@ -147,9 +157,26 @@ func (s *Store) Current() bool {
 	}
 	r := s.raft.Load()
 	if r.State() == raft.Leader {
-		return s.leads(r)
+		return s.leads(r) && s.hearsMajority(r)
 	}
 	return r.State() == raft.Follower && time.Since(r.LastContact()) < contactLimit
+}
+
+// hearsMajority tells whether a leader had contact with a majority in the last
+// 5 s. Raft makes sure of that too, but a process that was stopped goes on where
+// it was before raft looks.
+func (s *Store) hearsMajority(r *raft.Raft) bool {
+	servers, err := configured(r)
+	if err != nil {
+		return false
+	}
+	voters := 0
+	for _, c := range servers {
+		if c.Suffrage == raft.Voter {
+			voters++
+		}
+	}
+	return 1+s.transport.heardLately(servers, contactLimit, true) >= voters/2+1
 }
 
 // keepTime lets deadlines, expiry and retention pass on the leader, and cuts

@@ -75,6 +75,13 @@ func (s *Store) forward(ctx context.Context, r *raft.Raft, e envelope) (ans answ
 		return answer{}, err
 	}
 	s.metrics.proposals.WithLabelValues(outcomeForwarded).Inc()
+	if e.Kind == kindMembers {
+		// Nice to have here too, but a node that was removed never gets it.
+		ctx, cancel := context.WithTimeout(ctx, time.Second)
+		defer cancel()
+		_ = s.waitApplied(ctx, index)
+		return ans, nil
+	}
 	return ans, s.waitApplied(ctx, index)
 }
 
@@ -120,7 +127,7 @@ func decodeProposal(entry []byte) (envelope, error) {
 
 // carryOut does what e asks for on the leader.
 func (s *Store) carryOut(ctx context.Context, r *raft.Raft, e envelope) (answer, uint64, error) {
-	if r.State() != raft.Leader {
+	if r.State() != raft.Leader || s.quarantined() != "" {
 		s.metrics.proposals.WithLabelValues(outcomeNoLeader).Inc()
 		return answer{}, 0, notLeader(r)
 	}

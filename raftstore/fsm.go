@@ -239,6 +239,7 @@ func (f *fsm) Restore(io.ReadCloser) error {
 }
 
 func (f *fsm) restore() error {
+	before := f.last.Load().Index
 	next, err := f.snaps.installReceived()
 	if err != nil {
 		return err
@@ -247,5 +248,6 @@ func (f *fsm) restore() error {
 		return err
 	}
 	f.logBytes.Store(0)
+	f.snaps.installed(next, f.last.Load().Index, before)
 	return f.state.replace(next)
 }

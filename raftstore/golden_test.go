@@ -83,7 +83,7 @@ func golden(t *testing.T, name, got string) {
 	want, err := os.ReadFile(path)
 	must(t, err)
 	if d := cmp.Diff(string(want), got); d != "" {
-		t.Errorf("%s changed; a format that nodes have on their disks never may: %s", name, d)
+		t.Errorf("%s changed, which a format that nodes have on their disks never may: %s", name, d)
 	}
 }
 

@@ -67,9 +67,13 @@ func (s *Store) State() (applied uint64, hash string) {
 	return p.Index, p.Hash
 }
 
-// HandleState answers Peers.State.
+// HandleState answers Peers.State. A quarantined node gives no hashes, so that
+// nobody is judged by them.
 func (s *Store) HandleState() PeerState {
 	index, hash := s.State()
+	if s.quarantined() != "" {
+		return PeerState{Applied: HashAt{Index: index}, Format: int(s.fsm.format.Load())}
+	}
 	return PeerState{Applied: HashAt{index, hash}, Mark: s.hashes.lastMark(), Format: int(s.fsm.format.Load())}
 }
 
@@ -87,7 +91,7 @@ func (s *Store) Hashes() []HashAt {
 // CompareHash compares this node's state with the leader's at an index. It
 // returns false when this node no longer knows, or does not know yet, what its
 // hash was at that index. A difference quarantines this node: it is never
-// current again, and Status says why.
+// current again, leads no more than it must, and Status says why.
 func (s *Store) CompareHash(index uint64, hash string) (compared bool) {
 	for _, own := range s.Hashes() {
 		if own.Index != index {
@@ -149,7 +153,7 @@ func (s *Store) compare(ctx context.Context, r *raft.Raft) {
 		leader, err = s.opts.Peers.State(ctx, id)
 		return err
 	})
-	if err != nil || s.WaitApplied(ctx, leader.Applied.Index) != nil {
+	if err != nil || leader.Applied.Hash == "" || s.WaitApplied(ctx, leader.Applied.Index) != nil {
 		return
 	}
 	if !s.CompareHash(leader.Applied.Index, leader.Applied.Hash) && leader.Mark.Index > 0 {

@@ -36,6 +36,9 @@ func (s *Store) keepMembers(ctx context.Context, r *raft.Raft) error {
 		}
 		if s.opts.Peers == nil || !s.leads(r) {
 			s.members.forget(nil)
+			if s.quarantined() != "" {
+				s.stepAside(ctx, r)
+			}
 			continue
 		}
 		servers, err := configured(r)
@@ -87,7 +90,7 @@ func (m *members) note(id string, state PeerState, err error, own, limit uint64)
 	defer m.mu.Unlock()
 	seen := m.seen[id]
 	switch {
-	case err != nil || lag(own, state.Applied.Index) > limit:
+	case err != nil || state.Applied.Hash == "" || lag(own, state.Applied.Index) > limit:
 		seen.ripe = 0
 	default:
 		seen.ripe++

@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -21,10 +22,11 @@ import (
 // configuration. It travels like a command but never enters the log.
 const kindMembers = "members"
 
-// memberRequest asks for one of both.
+// memberRequest asks for one of these.
 type memberRequest struct {
 	Join   *joiner `json:"join,omitempty"`
 	Remove string  `json:"remove,omitempty"` // node name or server ID
+	Demote string  `json:"demote,omitempty"` // server ID of a quarantined voter
 }
 
 type joiner struct {
@@ -37,6 +39,10 @@ type joiner struct {
 type members struct {
 	// changing is held while the configuration is changed.
 	changing chan struct{}
+	// asked is when this quarantined node last asked to lose its vote, keepsVote
+	// that it was refused; of keepMembers alone.
+	asked     time.Time
+	keepsVote bool
 
 	mu   sync.Mutex
 	seen map[string]sighting // by server ID; empty on other nodes
@@ -165,9 +171,12 @@ func (s *Store) changeMembers(ctx context.Context, r *raft.Raft, body json.RawMe
 		return answer{}, 0, fmt.Errorf("waiting for another change of the members: %w", context.Cause(ctx))
 	}
 	var err error
-	if req.Join != nil {
+	switch {
+	case req.Join != nil:
 		err = s.join(ctx, r, *req.Join)
-	} else {
+	case req.Demote != "":
+		err = s.demote(ctx, r, req.Demote)
+	default:
 		err = s.remove(ctx, r, req.Remove)
 	}
 	if refusal, ok := errors.AsType[*fleet.Refusal](err); ok {
@@ -256,8 +265,8 @@ func (s *Store) remove(ctx context.Context, r *raft.Raft, nameOrID string) error
 	case id == s.serverID() && voters == 1:
 		return fleet.Refuse(fleet.CodeConflict, "%s is the only voter of this cluster: it cannot be removed", id)
 	case id == s.serverID():
-		if err := s.await(ctx, r.LeadershipTransfer()); err != nil {
-			return fmt.Errorf("handing over the leadership of the node to remove: %w: %w", err, fleet.ErrUnavailable)
+		if err := s.handOver(ctx, r); err != nil {
+			return fmt.Errorf("handing over the leadership of the node to remove: %w", err)
 		}
 		return &NotLeaderError{} // the next leader is asked
 	}
@@ -306,6 +315,11 @@ func configured(r *raft.Raft) ([]raft.Server, error) {
 		return nil, fmt.Errorf("reading the configuration: %w: %w", err, fleet.ErrUnavailable)
 	}
 	return f.Configuration().Servers, nil
+}
+
+// indexOf returns where a server stands in the list, or -1.
+func indexOf(servers []raft.Server, id raft.ServerID) int {
+	return slices.IndexFunc(servers, func(c raft.Server) bool { return c.ID == id })
 }
 
 func untilDeadline(ctx context.Context) time.Duration {

@@ -34,7 +34,7 @@ type HashAt struct {
 
 // PeerState is how far a member's store is.
 type PeerState struct {
-	// Applied is the present state; Mark is one that every member can still
+	// Applied is the present state, without a hash on a quarantined member; Mark is one that every member can still
 	// name when it is asked a little later, zero if there is none yet.
 	Applied, Mark HashAt
 	// Format is the highest replicated format that the member knows; 0: it did not say.
@@ -111,27 +111,4 @@ func (s *Store) spawn(fn func()) bool {
 	}
 	s.waits.Go(fn)
 	return true
-}
-
-// watchLeader wakes those who wait for another leader.
-func (s *Store) watchLeader(ctx context.Context, r *raft.Raft) error {
-	// A full channel drops the news, but then enough of it is waiting there.
-	news := make(chan raft.Observation, 16)
-	o := raft.NewObserver(news, false, func(o *raft.Observation) bool {
-		switch o.Data.(type) {
-		case raft.LeaderObservation, raft.RaftState:
-			return true
-		}
-		return false
-	})
-	r.RegisterObserver(o)
-	defer r.DeregisterObserver(o)
-	for {
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-news:
-			s.leaderChange.fire()
-		}
-	}
 }

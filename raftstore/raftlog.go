@@ -8,29 +8,47 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"slices"
+	"sync"
+	"time"
 
 	"github.com/hashicorp/go-hclog"
 )
 
-// newRaftLogger hands the lines of raft and raft-wal to logger, errors as they
-// are and the rest one level lower: what raft warns of is part of every
-// election, and what operators must know of those is logged by this package.
+// newRaftLogger hands the lines of raft and raft-wal to logger, for debugging:
+// what operators must know of elections and of servers that are away, story tells
+// in words. What is left are the errors of the disk.
 func newRaftLogger(logger *slog.Logger) hclog.Logger {
 	l := hclog.NewInterceptLogger(&hclog.LoggerOptions{Level: hclog.Debug, Output: io.Discard})
-	l.RegisterSink(logSink{logger.With("source", "raft")})
+	l.RegisterSink(&logSink{logger: logger.With("source", "raft"), last: make(map[string]time.Time)})
 	return l
 }
 
-type logSink struct{ logger *slog.Logger }
+// errorEvery is how often one error of raft's is told; in between it is for debugging.
+const errorEvery = 10 * time.Second
+
+// aboutPeers are raft's errors that say only that a server is away, or behind.
+var aboutPeers = []string{
+	"failed to heartbeat to", "failed to appendEntries to", "failed to pipeline appendEntries", "failed to start pipeline replication to",
+	"failed to make requestVote RPC", "failed to send snapshot to", "failed to install snapshot", "failed to copy snapshot",
+	"failed to receive whole snapshot", "failed to get log", "peer has newer term, stopping replication",
+}
+
+type logSink struct {
+	logger *slog.Logger
+
+	mu   sync.Mutex
+	last map[string]time.Time // by message, which are raft's constants
+}
 
 // Accept implements hclog.SinkAdapter.
-func (s logSink) Accept(_ string, level hclog.Level, msg string, args ...any) {
+func (s *logSink) Accept(_ string, level hclog.Level, msg string, args ...any) {
 	to := slog.LevelDebug
-	switch {
-	case level >= hclog.Error:
+	if level >= hclog.Error && !slices.Contains(aboutPeers, msg) && s.due(msg) {
 		to = slog.LevelError
-	case level >= hclog.Warn:
-		to = slog.LevelInfo
+	}
+	if !s.logger.Enabled(context.Background(), to) {
+		return
 	}
 	for i, arg := range args {
 		if f, ok := arg.(hclog.Format); ok && len(f) > 0 {
@@ -38,4 +56,15 @@ func (s logSink) Accept(_ string, level hclog.Level, msg string, args ...any) {
 		}
 	}
 	s.logger.LogAttrs(context.Background(), to, msg, slog.Group("", args...)) //nolint:sloglint // raft made the message
+}
+
+func (s *logSink) due(msg string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	now := time.Now()
+	if now.Sub(s.last[msg]) < errorEvery {
+		return false
+	}
+	s.last[msg] = now
+	return true
 }

@@ -8,9 +8,11 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"sync"
+	"time"
 
 	"github.com/hashicorp/raft"
 	"go.etcd.io/bbolt"
@@ -29,10 +31,12 @@ type snapshotStore struct {
 	mmapBytes int
 	state     *stateHolder
 	// step is called between the steps of an installation; tests stop there.
-	step func(name string)
+	step   func(name string)
+	logger *slog.Logger
 
 	mu       sync.Mutex
 	received *raft.SnapshotMeta // complete and synced, waits for Restore
+	begun    time.Time          // when the last one began to arrive
 }
 
 var _ raft.SnapshotStore = (*snapshotStore)(nil)
@@ -138,8 +142,17 @@ func (s *snapshotSink) Write(p []byte) (int, error) {
 			return 0, fmt.Errorf("receiving a snapshot: %w", err)
 		}
 		s.file, s.meta.ID = f, receivedSnapshotID
+		s.store.begin(s.meta.Index)
 	}
 	return s.file.Write(p)
+}
+
+// begin notes that a snapshot comes.
+func (s *snapshotStore) begin(index uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.begun = time.Now()
+	s.logger.Info("receives a snapshot of the state, because the log that is missing here was cut", "index", index)
 }
 
 // Cancel implements raft.SnapshotSink.
@@ -215,6 +228,21 @@ func (s *snapshotStore) installReceived() (*stateFile, error) {
 	}
 	s.step("renamed")
 	return openStateFile(path, s.mmapBytes)
+}
+
+// installed says what was caught up.
+func (s *snapshotStore) installed(file *stateFile, index, before uint64) {
+	var bytes int64
+	if err := file.read(func(v view) error {
+		bytes = v.tx.Size()
+		return nil
+	}); err != nil {
+		return // whoever reads next meets it too
+	}
+	s.mu.Lock()
+	took := time.Since(s.begun)
+	s.mu.Unlock()
+	s.logger.Info("caught up by a snapshot", "index", index, "entries", lag(index, before), "bytes", bytes, "took", ms(took))
 }
 
 // removeLeftovers deletes what an interrupted copy or installation left. A

@@ -41,17 +41,24 @@ type Store struct {
 	fsm     *fsm
 	raft    atomic.Pointer[raft.Raft]
 	// transport is set by Run, before raft is.
-	transport raft.Transport
-	// started is closed when raft runs, ready when this node was current once.
-	started, ready chan struct{}
-	// leadTerm is the term in which this node leads and has applied all before it.
-	leadTerm atomic.Uint64
+	transport *patientTransport
+	life
 
 	writers
 	members  members
 	hashes   hashHistory
 	failOnce sync.Once
+}
+
+// life is how far this node has come.
+type life struct {
+	begun time.Time
+	// started is closed when raft runs, ready when this node was current once.
+	started, ready chan struct{}
+	// leadTerm is the term in which this node leads and has applied all before it.
+	leadTerm atomic.Uint64
 	recovery *Recovery // what New did about Options.Recover
+	story    story
 }
 
 // writers is what bounds the writes under way.
@@ -84,7 +91,8 @@ func New(opts Options) (*Store, error) {
 	}
 	s := &Store{
 		opts: opts, logger: opts.Logger,
-		started: make(chan struct{}), ready: make(chan struct{}), members: newMembers(),
+		members: newMembers(),
+		life:    life{started: make(chan struct{}), ready: make(chan struct{})},
 	}
 	if opts.Recover {
 		if err := checkRecoverable(opts.Dir); err != nil {
@@ -128,7 +136,9 @@ func (s *Store) open() (err error) {
 	s.fsm = &fsm{
 		state: s.files.state, active: newActiveTasks(), watches: newWatches(), metrics: s.metrics, fail: s.fail,
 		hashes: &s.hashes,
-		snaps:  &snapshotStore{dir: dir, mmapBytes: s.opts.Tuning.MmapBytes, state: s.files.state, step: func(string) {}},
+		snaps: &snapshotStore{
+			dir: dir, mmapBytes: s.opts.Tuning.MmapBytes, state: s.files.state, step: func(string) {}, logger: s.logger,
+		},
 	}
 	s.fsm.format.Store(formatNow)
 	if err := s.fsm.reload(state); err != nil {
@@ -187,12 +197,13 @@ func (s *Store) Close() error { return s.files.close() }
 func (s *Store) Run(ctx context.Context) (err error) {
 	defer func() { err = errors.Join(err, s.files.close()) }()
 	id := s.serverID()
-	if s.opts.Transport != nil {
-		s.transport = s.opts.Transport(id)
-	} else {
-		_, s.transport = raft.NewInmemTransport(raft.ServerAddress(id))
+	if s.transport, err = s.newTransport(id); err != nil {
+		return err
 	}
-	r, err := raft.NewRaft(s.opts.raftConfig(id), s.fsm, s.files.log, s.files.log, s.fsm.snaps, s.transport)
+	s.begun = time.Now()
+	conf := s.opts.raftConfig(id)
+	s.story.begin(s.logger, id, conf.HeartbeatTimeout)
+	r, err := raft.NewRaft(conf, s.fsm, s.files.log, s.files.log, s.fsm.snaps, s.transport)
 	if err != nil {
 		return fmt.Errorf("starting raft: %w", err)
 	}
@@ -221,10 +232,11 @@ func (s *Store) stop(r *raft.Raft) error {
 	}
 	_ = within(s.drain)
 	if r.State() == raft.Leader && s.hasOtherVoters(r) {
-		if err := within(func(ctx context.Context) error { return s.await(ctx, r.LeadershipTransfer()) }); err != nil {
+		if err := within(func(ctx context.Context) error { return s.handOver(ctx, r) }); err != nil {
 			s.logger.Warn("leadership was not handed over", "error", err)
 		}
 	}
+	close(s.transport.stopped)
 	return within(func(ctx context.Context) error { return s.await(ctx, r.Shutdown()) })
 }
 

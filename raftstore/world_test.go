@@ -36,6 +36,7 @@ type world struct {
 	cut     map[string]bool    // IPs that nobody reaches
 	split   map[[2]string]bool // pairs of IPs, both ways
 	mute    bool               // Peers answers nobody, though raft works
+	dials   map[string]int     // how often raft dialled a server, by ID
 	// answered is called after a member carried out a proposal; an error is what
 	// the asking one gets instead of the answer.
 	answered func(from, to *member) error
@@ -62,7 +63,7 @@ func bubble(t *testing.T, test func(w *world)) {
 func newWorld(t *testing.T, base string) *world {
 	return &world{
 		t: t, base: base, net: memnet.New(), members: make(map[string]*member),
-		cut: make(map[string]bool), split: make(map[[2]string]bool),
+		cut: make(map[string]bool), split: make(map[[2]string]bool), dials: make(map[string]int),
 	}
 }
 
@@ -137,12 +138,19 @@ const raftPort = ":6760"
 func (w *world) lookup(id string) (string, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	w.dials[id]++
 	for _, m := range w.members {
 		if m.serverID == id {
 			return m.ip + raftPort, nil
 		}
 	}
 	return "", fmt.Errorf("the address of %s is not known", id)
+}
+
+func (w *world) dialled(id string) int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.dials[id]
 }
 
 // form founds a cluster with node 1 and has the others join it.
@@ -399,3 +407,6 @@ func (p peers) State(ctx context.Context, id string) (state raftstore.PeerState,
 
 // pass lets so much of the bubble's time pass.
 func pass(d time.Duration) { time.Sleep(d) }
+
+func raftID(m *member) raft.ServerID        { return raft.ServerID(m.serverID) }
+func raftAddr(m *member) raft.ServerAddress { return raft.ServerAddress(m.addr) }

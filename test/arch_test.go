@@ -77,6 +77,7 @@ var allowedModules = map[string]thirdParty{
 	"golang.org/x/sys":                    {why: "file locks and the open-file limit"},
 	"google.golang.org/grpc":              {why: "agents and peers"},
 	"google.golang.org/protobuf":          {why: "the wire of agents and peers"},
+	"github.com/anishathalye/porcupine":   {why: "histories of registers, checked for linearizability", testsOnly: true},
 	"github.com/google/go-cmp":            {why: "differences that a person can read", testsOnly: true},
 	"pgregory.net/rapid":                  {why: "laws on random input, shrunk when they fail", testsOnly: true},
 }

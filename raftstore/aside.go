@@ -1,0 +1,126 @@
+// SPDX-FileCopyrightText: The Muster Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package raftstore
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/hashicorp/raft"
+
+	"muster/fleet"
+)
+
+const (
+	// asideEvery is how often a quarantined node asks to lose its vote.
+	asideEvery = 10 * time.Second
+	// asideWait is how long a quarantined node leaves it to others to lead.
+	asideWait = 5 * time.Second
+	// freshAnswer is the age up to which a server's last answer shows that it lives.
+	freshAnswer = 3 * pollEvery
+)
+
+// handOver makes another server leader: the one furthest ahead of those that
+// live. Raft's own choice may be one that is away, and then nobody could write
+// until the try is over.
+func (s *Store) handOver(ctx context.Context, r *raft.Raft) error {
+	servers, err := configured(r)
+	if err != nil {
+		return err
+	}
+	var to []raft.Server
+	for _, c := range servers {
+		if c.Suffrage == raft.Voter && string(c.ID) != s.serverID() && s.transport.isAway(c.ID) == nil {
+			to = append(to, c)
+		}
+	}
+	rank := func(c raft.Server) uint64 {
+		if seen := s.members.sighting(c.ID); seen.trusted() {
+			return seen.Applied.Index + 1
+		}
+		return 0
+	}
+	slices.SortStableFunc(to, func(a, b raft.Server) int { return cmp.Compare(rank(b), rank(a)) })
+	err = fmt.Errorf("no other voter answers: %w", fleet.ErrUnavailable)
+	for _, c := range to {
+		if err = s.await(ctx, r.LeadershipTransferToServer(c.ID, c.Address)); err == nil {
+			s.logger.Info("handed over the leadership", "to", c.ID)
+			return nil
+		}
+		err = fmt.Errorf("handing over to %s: %w: %w", c.ID, err, fleet.ErrUnavailable)
+	}
+	return err
+}
+
+func (m *members) sighting(id raft.ServerID) sighting {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.seen[string(id)]
+}
+
+// trusted tells whether the server answered lately and is not quarantined.
+func (n sighting) trusted() bool {
+	return !n.at.IsZero() && time.Since(n.at) < freshAnswer && n.Applied.Hash != ""
+}
+
+// stepAside is what a quarantined node does in place of the leader's work.
+func (s *Store) stepAside(ctx context.Context, r *raft.Raft) {
+	if r.State() != raft.Follower || time.Since(s.members.asked) < asideEvery {
+		return
+	}
+	servers, err := configured(r)
+	i := indexOf(servers, raft.ServerID(s.serverID()))
+	if err != nil || i < 0 || servers[i].Suffrage != raft.Voter {
+		return
+	}
+	s.members.asked = time.Now()
+	err = s.askMembers(ctx, memberRequest{Demote: s.serverID()})
+	if _, refused := errors.AsType[*fleet.Refusal](err); refused && !s.members.keepsVote {
+		s.members.keepsVote = true
+		s.logger.Warn("this quarantined node keeps its vote, but leads only until another can", "reason", err)
+	}
+}
+
+// demote takes a server's vote, unless the rest could then not lose one more.
+func (s *Store) demote(ctx context.Context, r *raft.Raft, id string) error {
+	servers, err := configured(r)
+	if err != nil {
+		return err
+	}
+	i := indexOf(servers, raft.ServerID(id))
+	if i < 0 || servers[i].Suffrage != raft.Voter {
+		return nil
+	}
+	rest, live := 0, 0
+	for _, c := range servers {
+		if c.Suffrage != raft.Voter || string(c.ID) == id {
+			continue
+		}
+		rest++
+		if string(c.ID) == s.serverID() || s.members.sighting(c.ID).trusted() {
+			live++
+		}
+	}
+	if majority := rest/2 + 1; live <= majority {
+		return fleet.Refuse(fleet.CodeConflict, "without the vote of %s, %d of %d voters would be left that can be trusted now, so that the next failure could leave no majority: replace that node first",
+			id, live, rest)
+	}
+	if err := s.configure(ctx, r, r.DemoteVoter(raft.ServerID(id), 0, untilDeadline(ctx))); err != nil {
+		return fmt.Errorf("taking the vote of server %s: %w", id, err)
+	}
+	s.logger.Warn("a server whose state differs has no vote any more", "server", id)
+	return nil
+}
+
+// holdsBack tells whether this node should leave it to others to lead: while it
+// is quarantined, until they had time to. If none could, this node's log may be the
+// longest, and it has to lead until another has that too.
+func (s *Store) holdsBack() bool {
+	r := s.raft.Load()
+	return r != nil && s.quarantined() != "" && time.Since(r.LastContact()) < asideWait
+}

@@ -1,0 +1,108 @@
+// SPDX-FileCopyrightText: The Muster Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package raftstore_test
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"muster/fleet"
+)
+
+// quarantine makes a follower's state differ and waits until it knows.
+func (w *world) quarantine(bad *member) {
+	w.t.Helper()
+	bad.Diverge()
+	must(w.t, w.leader().CreateUser(w.t.Context(), user("judged")))
+	eventually(w.t, "it knows", func() bool { return bad.Status().Quarantined != "" })
+}
+
+func (w *world) votes(of *member) bool {
+	w.t.Helper()
+	servers, err := w.leader().Servers()
+	must(w.t, err)
+	for _, s := range servers {
+		if s.ID == of.serverID {
+			return s.Voter
+		}
+	}
+	return false
+}
+
+// Of five, a quarantined node loses its vote, and does not get it back.
+func TestQuarantinedLosesVote(t *testing.T) {
+	bubble(t, func(w *world) {
+		w.form(5)
+		bad := w.others(w.leader())[0]
+		w.quarantine(bad)
+		eventually(w.t, "it has no vote", func() bool { return !w.votes(bad) })
+		w.leader().kill()
+		eventually(w.t, "there is a leader", func() bool { return w.leader() != nil })
+		must(w.t, bad.CreateUser(w.t.Context(), user("passed-on")))
+		pass(2 * time.Minute)
+		if w.votes(bad) || bad.Leads() {
+			w.t.Error("it votes again")
+		}
+		for _, m := range w.running() {
+			if wrong := m.Status().Quarantined; (wrong != "") != (m == bad) {
+				w.t.Errorf("%s: %q", m.name, wrong)
+			}
+		}
+		bad.Mend()
+		bad.stop()
+	})
+}
+
+// Of three, a quarantined node keeps its vote, because two could not lose one
+// more; but it does not stay leader, even when its log is the longest.
+func TestQuarantinedDoesNotLead(t *testing.T) {
+	bubble(t, func(w *world) {
+		w.form(3)
+		leader := w.leader()
+		bad, good := w.others(leader)[0], w.others(leader)[1]
+		w.quarantine(bad)
+		pass(30 * time.Second)
+		if !w.votes(bad) {
+			w.t.Fatal("two are left")
+		}
+		for k := range 3 {
+			begin := time.Now()
+			leader.kill()
+			must(w.t, good.CreateUser(w.t.Context(), user(fmt.Sprint("u", k))))
+			if took := time.Since(begin); !good.Leads() || took > 3*time.Second {
+				w.t.Errorf("written again after %s by leader %s", took, good.Status().Leader)
+			}
+			leader = leader.again()
+			w.voting(3)
+			must(w.t, good.Raft().LeadershipTransferToServer(raftID(leader), raftAddr(leader)).Error())
+			eventually(w.t, "it leads again", leader.Leads)
+			pass(2 * time.Second)
+		}
+
+		// What is acknowledged is on the leader and the bad one alone; then the leader dies.
+		good.isolate()
+		must(w.t, leader.CreateUser(w.t.Context(), user("kept")))
+		leader.die()
+		good.rejoin()
+		begin := time.Now()
+		eventually(w.t, "the good one leads", good.Leads)
+		w.t.Logf("the good one led after %s, with the bad one's log", time.Since(begin))
+		if _, err := good.User("kept"); err != nil {
+			w.t.Error(err)
+		}
+		if bad.Leads() {
+			w.t.Error("the bad one leads")
+		}
+		// A leader that is handed the bad one's leadership at its stop is no better.
+		must(w.t, good.CreateUser(w.t.Context(), user("after")))
+		wantError(w.t, good.Remove(w.t.Context(), "n9"), fleet.ErrNotFound)
+		if wrong := good.Status().Quarantined; wrong != "" {
+			w.t.Errorf("the good one was judged by the bad one: %s", wrong)
+		}
+		leader.bury()
+		bad.Mend()
+		bad.stop()
+	})
+}
