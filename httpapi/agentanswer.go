@@ -9,13 +9,20 @@ import (
 	"slices"
 
 	"github.com/RoaringBitmap/roaring/v2"
+	"golang.org/x/sync/errgroup"
 
 	"muster/fleet"
 )
 
-// searchesAtOnce bounds the searches of other nodes that this one carries out
-// at the same time; more wait.
-const searchesAtOnce = 4
+const (
+	// searchesAtOnce bounds the searches of other nodes that this one carries out
+	// at the same time; more wait.
+	searchesAtOnce = 4
+	// maxHands bounds the goroutines of one search; they take half of the processors.
+	maxHands = 8
+	// numbersKept is for more sessions than a node takes; 30 MB at most.
+	numbersKept = 200_000
+)
 
 // SearchAgents answers another node's search: about the agents whose streams
 // this node holds.
@@ -51,6 +58,37 @@ func (a *API) SearchAgents(ctx context.Context, s fleet.AgentSearch) (fleet.Agen
 	return l.answer()
 }
 
+// numbered is the number of an agent, as it was when its session began.
+type numbered struct {
+	number uint32
+	epoch  uint64
+}
+
+// numberOf is the agent's dense number, 0 if the inventory does not have it yet.
+// It is kept for the next search: to read the agent takes most of the time.
+func (a *API) numberOf(s fleet.Session) (uint32, error) {
+	var kept numbered
+	a.numbers.update(s.AgentID, func(n *numbered) bool {
+		kept = *n
+		return kept.number != 0
+	})
+	if kept.number != 0 && kept.epoch == s.Epoch {
+		return kept.number, nil
+	}
+	agent, err := a.opts.State.Agents.Agent(s.AgentID)
+	switch {
+	case isNotFound(err):
+		return 0, nil
+	case err != nil:
+		return 0, fmt.Errorf("look up agent: %w", err)
+	}
+	a.numbers.update(s.AgentID, func(n *numbered) bool {
+		*n = numbered{number: agent.Number, epoch: s.Epoch}
+		return true
+	})
+	return agent.Number, nil
+}
+
 // looker goes through this node's sessions.
 type looker struct {
 	a      *API
@@ -63,7 +101,32 @@ type looker struct {
 	upto           string
 }
 
+// run looks at the agents, with several hands where it is not a walk.
 func (l *looker) run(ctx context.Context, ids []string) error {
+	hands := max(1, min(l.a.hands, len(ids)/scanBatch))
+	if l.search.Walk > 0 || hands == 1 {
+		return l.lookAt(ctx, ids)
+	}
+	parts := make([]looker, hands)
+	work, ctx := errgroup.WithContext(ctx)
+	for i := range parts {
+		part := &parts[i]
+		*part = *l
+		part.held, part.matching = roaring.New(), roaring.New()
+		work.Go(func() error { return part.lookAt(ctx, ids[i*len(ids)/hands:(i+1)*len(ids)/hands]) })
+	}
+	if err := work.Wait(); err != nil {
+		return err
+	}
+	for _, part := range parts {
+		l.held.Or(part.held)
+		l.matching.Or(part.matching)
+		l.hits = append(l.hits, part.hits...)
+	}
+	return nil
+}
+
+func (l *looker) lookAt(ctx context.Context, ids []string) error {
 	walks, looked := l.search.Walk > 0, 0
 	for i, id := range ids {
 		if i%scanBatch == 0 && ctx.Err() != nil {
@@ -78,35 +141,36 @@ func (l *looker) run(ctx context.Context, ids []string) error {
 			continue
 		}
 		looked++
-		doc, err := l.a.docOf(id, &s)
+		n, err := l.a.numberOf(s)
 		if err != nil {
-			return fmt.Errorf("look up agent: %w", err)
+			return err
 		}
-		l.look(doc, s.Epoch, walks)
+		l.look(s, n)
 	}
 	return nil
 }
 
-func (l *looker) look(doc *agentDoc, epoch uint64, walks bool) {
-	doc.nodes = l.nodes
-	n := doc.agent.Number
-	if n == 0 && !walks {
+func (l *looker) look(s fleet.Session, number uint32) {
+	walks := l.search.Walk > 0
+	if number == 0 && !walks {
 		return // the node that asks finds it once the inventory has it
 	}
-	if n > 0 {
-		l.held.Add(n)
+	if number > 0 {
+		l.held.Add(number)
 	}
+	doc := &agentDoc{a: l.a, nodes: l.nodes, session: &s, looked: true, unread: true}
+	doc.agent.AgentID = s.AgentID
 	if !l.match.match(doc) {
 		return
 	}
-	if n > 0 {
-		l.matching.Add(n)
+	if number > 0 {
+		l.matching.Add(number)
 	}
 	if l.search.Limit == 0 {
 		return
 	}
 	hit := hitOf(doc, l.search)
-	hit.Epoch = epoch
+	hit.Number, hit.Epoch = number, s.Epoch
 	l.hits = append(l.hits, hit)
 	// Now and then, so that a list of all is not kept for its first few.
 	if !walks && len(l.hits) >= 2*l.search.Limit+scanBatch {

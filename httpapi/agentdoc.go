@@ -27,6 +27,32 @@ type agentDoc struct {
 
 	session *fleet.Session
 	looked  bool // session has been looked for
+	unread  bool // agent holds no more than the ID yet
+}
+
+// stored is what the inventory says; an agent that is not in it yet is as new as
+// its stream.
+func (d *agentDoc) stored() *fleet.Agent {
+	if !d.unread {
+		return &d.agent
+	}
+	d.unread = false
+	agent, err := d.a.opts.State.Agents.Agent(d.agent.AgentID)
+	switch {
+	case err == nil:
+		d.agent = agent
+	case isNotFound(err) && d.session != nil:
+		d.agent = newcomer(*d.session)
+	default:
+		d.a.log.Warn("agent not read from the inventory", "agent_id", d.agent.AgentID, "error", err)
+	}
+	return &d.agent
+}
+
+// newcomer is an agent that has a stream and is not in the inventory yet.
+func newcomer(s fleet.Session) fleet.Agent {
+	report := fleet.AgentReport{Identity: s.Identity, Node: s.Node, SeenAt: s.SeenAt}
+	return fleet.Agent{AgentReport: report, FirstSeen: s.ConnectedAt}
 }
 
 // docFields are the fields that every document has, beside those of the last
@@ -55,7 +81,7 @@ func (d *agentDoc) identity() fleet.Identity {
 	if s := d.live(); s != nil {
 		return s.Identity
 	}
-	return d.agent.Identity
+	return d.stored().Identity
 }
 
 // facts are the fields of the last heartbeat, or what the inventory keeps of it.
@@ -63,7 +89,7 @@ func (d *agentDoc) facts() map[string]string {
 	if s := d.live(); s != nil && len(s.Heartbeat) > 0 {
 		return s.Heartbeat
 	}
-	return d.agent.Facts
+	return d.stored().Facts
 }
 
 // document builds all of it.
@@ -126,7 +152,7 @@ func (d *agentDoc) own(name string) any {
 	case "extranet_ipv6":
 		return nonNil(id.ExtranetIPv6)
 	case "tags":
-		return nonNil(d.agent.Tags)
+		return nonNil(d.stored().Tags)
 	case "plugins":
 		return d.plugins()
 	case "config":
@@ -154,15 +180,11 @@ func (d *agentDoc) stream(name string) any {
 	case "last_heartbeat_time_format":
 		return d.a.formatTime(d.heartbeatAt())
 	case "first_heartbeat_time":
-		return d.agent.FirstSeen
+		return d.stored().FirstSeen
 	case "first_heartbeat_time_format":
-		return d.a.formatTime(d.agent.FirstSeen)
+		return d.a.formatTime(d.stored().FirstSeen)
 	case "status":
-		seen := d.agent.SeenAt
-		if s != nil {
-			seen = s.SeenAt
-		}
-		return string(fleet.StateOf(d.a.opts.Now().Unix(), seen, d.facts()["state"]))
+		return string(fleet.StateOf(d.a.opts.Now().Unix(), d.seenAt(), d.facts()["state"]))
 	case "source_ip":
 		host, _ := d.source()
 		return host
@@ -173,11 +195,18 @@ func (d *agentDoc) stream(name string) any {
 	return nil
 }
 
+func (d *agentDoc) seenAt() int64 {
+	if s := d.live(); s != nil {
+		return s.SeenAt
+	}
+	return d.stored().SeenAt
+}
+
 func (d *agentDoc) heartbeatAt() int64 {
 	s := d.live()
 	switch {
 	case s == nil:
-		return d.agent.SeenAt
+		return d.stored().SeenAt
 	case s.HeartbeatAt == 0:
 		return s.SeenAt
 	}
@@ -187,9 +216,11 @@ func (d *agentDoc) heartbeatAt() int64 {
 // source is where the node that holds, or last held, the stream takes /command/
 // and /conn/*.
 func (d *agentDoc) source() (host string, port int) {
-	node := d.agent.Node
+	var node string
 	if s := d.live(); s != nil {
 		node = s.Node
+	} else {
+		node = d.stored().Node
 	}
 	if d.nodes == nil {
 		d.nodes = d.a.nodeAddrs()
@@ -226,9 +257,9 @@ func (d *agentDoc) plugins() []map[string]any {
 	if s := d.live(); s != nil {
 		return pluginDocs(s.Plugins)
 	}
-	docs := make([]map[string]any, 0, len(d.agent.Plugins))
-	for _, name := range slices.Sorted(maps.Keys(d.agent.Plugins)) {
-		docs = append(docs, map[string]any{"name": name, "pversion": d.agent.Plugins[name]})
+	docs := make([]map[string]any, 0, len(d.stored().Plugins))
+	for _, name := range slices.Sorted(maps.Keys(d.stored().Plugins)) {
+		docs = append(docs, map[string]any{"name": name, "pversion": d.stored().Plugins[name]})
 	}
 	return docs
 }

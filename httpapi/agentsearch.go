@@ -265,8 +265,7 @@ func (a *API) docOf(id string, s *fleet.Session) (*agentDoc, error) {
 	case s == nil || !isNotFound(err):
 		return nil, err
 	default:
-		report := fleet.AgentReport{Identity: s.Identity, Node: s.Node, SeenAt: s.SeenAt}
-		agent = fleet.Agent{AgentReport: report, FirstSeen: s.ConnectedAt}
+		agent = newcomer(*s)
 	}
 	return &agentDoc{a: a, agent: agent, session: s, looked: true}, nil
 }

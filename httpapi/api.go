@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"runtime"
 	"slices"
 	"time"
 
@@ -35,7 +36,9 @@ type API struct {
 	touched  *touches
 	leader   *leaderQuestion
 	searches chan struct{} // slots for those of other nodes
-	walk     int           // maxAgentScan, but in tests
+	numbers  *lru[numbered]
+	hands    int // goroutines of one of them
+	walk     int // maxAgentScan, but in tests
 	routes   []Route
 	handlers map[Listener]http.Handler
 }
@@ -51,7 +54,8 @@ func New(opts Options) (*API, error) {
 		opts: opts, log: opts.Logger,
 		metrics:  newMetrics(opts.Registerer),
 		throttle: newLoginThrottle(), strays: newStrayTokens(), touched: newTouches(),
-		searches: make(chan struct{}, searchesAtOnce), walk: maxAgentScan,
+		searches: make(chan struct{}, searchesAtOnce), walk: maxAgentScan, hands: max(1, min(runtime.GOMAXPROCS(0)/2, maxHands)),
+		numbers:  newLRU[numbered](numbersKept),
 		leader:   newLeaderQuestion(opts.Cluster),
 		handlers: make(map[Listener]http.Handler),
 	}

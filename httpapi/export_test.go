@@ -9,5 +9,8 @@ var (
 	WriteSet = writeSet
 )
 
+// SearchWith sets the goroutines of one search.
+func (a *API) SearchWith(hands int) { a.hands = hands }
+
 // WalkAtMost bounds the agents that one page of a filtered list looks at.
 func (a *API) WalkAtMost(n int) { a.walk = n }

@@ -418,3 +418,34 @@ func FuzzReadSet(f *testing.F) {
 		}
 	})
 }
+
+// TestSearchWithSeveralHands: a search is the same however many do it, and again
+// when the numbers of the agents are known.
+func TestSearchWithSeveralHands(t *testing.T) {
+	f := newFleetWorld(t, 1)
+	for i := range 5003 {
+		f.agentOn(0, fmt.Sprintf("a%04d", i*7919%10000), float64(i*31%1009))
+	}
+	w := f.nodes[0]
+	delete(w.store.agents, "a0000") // just connected
+	s := fleet.AgentSearch{
+		Filters: []fleet.Filter{{Keys: []fleet.FilterKey{{Key: "cpu", Rules: []fleet.FilterRule{{Operator: "$gte", Value: 100.0}}}}}},
+		Order:   "cpu", Descending: true, Limit: 321,
+	}
+	w.api.SearchWith(1)
+	want, err := w.api.SearchAgents(t.Context(), s)
+	if err != nil || len(want.Hits) != 321 {
+		t.Fatalf("%d hits, %v", len(want.Hits), err)
+	}
+	held, err := httpapi.ReadSet(want.Held)
+	if err != nil || held.GetCardinality() != 5002 {
+		t.Errorf("%d agents are held, %v", held.GetCardinality(), err)
+	}
+	for _, hands := range []int{1, 2, 5} {
+		w.api.SearchWith(hands)
+		got, err := w.api.SearchAgents(t.Context(), s)
+		if diff := gocmp.Diff(want, got); err != nil || diff != "" {
+			t.Errorf("with %d hands: %v (-one +now):\n%s", hands, err, diff)
+		}
+	}
+}
