@@ -10,6 +10,8 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 
@@ -27,26 +29,29 @@ type life struct {
 	// ctx ends with the process's death: it gives up what it dials.
 	ctx  context.Context
 	die  context.CancelFunc
-	stop context.CancelFunc // asks the node to stop
-	done chan struct{}      // closed when Run has returned
-	err  error              // what Run returned; to be read after done
+	// running ends when the node is asked to stop.
+	running context.Context
+	stop    context.CancelFunc
+	done    chan struct{} // closed when Run has returned
+	err     error         // what Run returned; to be read after done
 
-	lines   atomic.Int64
-	trapped chan struct{} // closed once the trap has caught the node
+	steps   atomic.Int64
+	trapped chan struct{} // closed once the trap has caught the process
 	caught  sync.Once
-	isTrap  func(line int, message string) bool // nil: none
+	isTrap  func(step int, what string) bool // nil: none
 }
 
 func newLife(host *memnet.Host) *life {
 	l := &life{host: host, done: make(chan struct{}), trapped: make(chan struct{})}
 	l.ctx, l.die = context.WithCancel(context.Background())
+	l.running, l.stop = context.WithCancel(context.Background())
 	return l
 }
 
 // env is what the node stands on.
 func (l *life) env(t interface{ Errorf(string, ...any) }, logs ...io.Writer) node.Env {
 	return node.Env{
-		Logger: slog.New(trap{slog.NewTextHandler(io.MultiWriter(logs...), nil), l}),
+		Logger: slog.New(trap{slog.NewTextHandler(io.MultiWriter(logs...), nil), l, false}),
 		Listen: l.listen,
 		Dial:   l.dial,
 		GossipSockets: func(addr string) (net.Listener, net.PacketConn, error) {
@@ -73,6 +78,9 @@ func (l *life) listen(network, addr string) (net.Listener, error) {
 }
 
 func (l *life) dial(ctx context.Context, network, addr string) (net.Conn, error) {
+	if strings.HasSuffix(addr, ":"+strconv.Itoa(nodePort)) {
+		l.step("dial " + addr)
+	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer context.AfterFunc(l.ctx, cancel)()
@@ -86,13 +94,16 @@ func (l *life) dial(ctx context.Context, network, addr string) (net.Conn, error)
 	return conn, err
 }
 
-// told counts a line of the log, and holds the one who logs it until the
-// process is dead if that line is the trap's.
-func (l *life) told(message string) {
-	line := int(l.lines.Add(1))
-	if l.isTrap == nil || l.ctx.Err() != nil || !l.isTrap(line, message) {
+// step counts what the process does, and holds it there until it is dead or has
+// to stop if that is where the trap is.
+func (l *life) step(what string) {
+	number := int(l.steps.Add(1))
+	if l.isTrap == nil || l.ctx.Err() != nil || !l.isTrap(number, what) {
 		return
 	}
 	l.caught.Do(func() { close(l.trapped) })
-	<-l.ctx.Done()
+	select {
+	case <-l.ctx.Done():
+	case <-l.running.Done():
+	}
 }

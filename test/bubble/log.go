@@ -7,6 +7,7 @@ import (
 	"bytes"
 	"context"
 	"log/slog"
+	"slices"
 	"strings"
 	"sync"
 )
@@ -45,28 +46,38 @@ func (l *Log) Count(text string) int {
 	return count
 }
 
-// trap is a slog.Handler that stops the node at one line of its story: who
-// logs it waits there until the node is dead. Below Info nothing is counted.
+// trap is a slog.Handler that may stop the node at a step: a line of its log not
+// below Info. Those of gossip and of raft are none: they come under locks.
 type trap struct {
 	slog.Handler
-	life *life
+	life   *life
+	locked bool
+}
+
+func underLock(a slog.Attr) bool {
+	return a.Key == "part" && a.Value.String() == "gossip" || a.Key == "source" && a.Value.String() == "raft"
 }
 
 // Handle implements slog.Handler.
 func (t trap) Handle(ctx context.Context, r slog.Record) error {
 	err := t.Handler.Handle(ctx, r)
-	if r.Level >= slog.LevelInfo {
-		t.life.told(r.Message)
+	locked := t.locked || r.Level < slog.LevelInfo
+	r.Attrs(func(a slog.Attr) bool {
+		locked = locked || underLock(a)
+		return !locked
+	})
+	if !locked {
+		t.life.step(r.Message)
 	}
 	return err
 }
 
 // WithAttrs implements slog.Handler.
 func (t trap) WithAttrs(attrs []slog.Attr) slog.Handler {
-	return trap{t.Handler.WithAttrs(attrs), t.life}
+	return trap{t.Handler.WithAttrs(attrs), t.life, t.locked || slices.ContainsFunc(attrs, underLock)}
 }
 
 // WithGroup implements slog.Handler.
 func (t trap) WithGroup(name string) slog.Handler {
-	return trap{t.Handler.WithGroup(name), t.life}
+	return trap{t.Handler.WithGroup(name), t.life, t.locked}
 }

@@ -4,7 +4,6 @@
 package bubble
 
 import (
-	"context"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -28,9 +27,10 @@ type Node struct {
 	// Node runs between Start and Stop or Kill; else it is nil.
 	Node *node.Node
 	Log  *Log
-	// Trap, if set before a start, stops the node at the first line of its log,
-	// numbered from 1 and not below Info, for which it returns true: see Trapped.
-	Trap func(line int, message string) bool
+	// Trap, if set before a start, holds the node at the first step for which it
+	// returns true: see Trapped. Steps are the lines of its log, Info and above, and
+	// "dial ADDRESS" for the port of another node, numbered from 1.
+	Trap func(step int, what string) bool
 
 	life *life
 	dirs int // how many data directories it had
@@ -55,10 +55,8 @@ func (n *Node) Launch() {
 	if err != nil {
 		n.T.Fatalf("%s: node.New: %v", n.Name, err)
 	}
-	var ctx context.Context
-	ctx, l.stop = context.WithCancel(context.Background())
 	n.running.Go(func() {
-		l.err = made.Run(ctx)
+		l.err = made.Run(l.running)
 		close(l.done)
 	})
 	n.Node, n.life = made, l
@@ -162,7 +160,7 @@ func (n *Node) Trapped() bool {
 	}
 }
 
-// Lines is how many lines the node's process logged so far.
-func (n *Node) Lines() int { return int(n.life.lines.Load()) }
+// Steps is how many steps the node's process took so far.
+func (n *Node) Steps() int { return int(n.life.steps.Load()) }
 
 func (n *Node) at(port int) string { return fmt.Sprintf("%s:%d", n.IP, port) }
