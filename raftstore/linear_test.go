@@ -9,11 +9,12 @@ import (
 	"math"
 	"math/rand/v2"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/anishathalye/porcupine"
 
 	"muster/fleet"
 )
@@ -26,57 +27,24 @@ type op struct {
 	call, ret time.Duration // ret is math.MaxInt64 when the outcome is unknown
 }
 
-// linearizable tells whether the operations can have happened one after the
-// other, each between its call and its return. It tries every order that the
-// times allow, and remembers the dead ends (Wing and Gong, Lowe).
-func linearizable(ops []op) bool {
-	slices.SortFunc(ops, func(a, b op) int { return int(a.call - b.call) })
-	done := make([]bool, len(ops))
-	dead := make(map[string]bool)
-	var try func(value string) bool
-	try = func(value string) bool {
-		first, end := len(ops), time.Duration(math.MaxInt64)
-		for i, o := range ops {
-			if !done[i] && o.ret < end {
-				end = o.ret
-			}
-			if !done[i] {
-				first = min(first, i)
-			}
-		}
-		if end == math.MaxInt64 {
-			return true // what is left may never have happened
-		}
-		state := deadEnd(done, first, value)
-		if dead[state] {
-			return false
-		}
-		for i := first; i < len(ops) && ops[i].call <= end; i++ {
-			o := ops[i]
-			if done[i] || !o.write && o.value != value {
-				continue
-			}
-			done[i] = true
-			if try(o.value) {
-				return true
-			}
-			done[i] = false
-		}
-		dead[state] = true
-		return false
-	}
-	return try("")
+// register says what a register does: a read gives what was written last.
+var register = porcupine.Model{
+	Init: func() any { return "" },
+	Step: func(state, input, _ any) (bool, any) {
+		o := input.(op)
+		return o.write || o.value == state, o.value
+	},
 }
 
-// deadEnd names a set of done operations, all of them below first, and a value.
-func deadEnd(done []bool, first int, value string) string {
-	key := []byte(strconv.Itoa(first) + " " + value + " ")
-	for i := first; i < len(done); i++ {
-		if done[i] {
-			key = strconv.AppendInt(append(key, ' '), int64(i), 10)
-		}
+// linearizable tells whether the operations can have happened one after the
+// other, each between its call and its return. What never returned is at liberty
+// to happen after all others.
+func linearizable(ops []op) bool {
+	var history []porcupine.Operation
+	for _, o := range ops {
+		history = append(history, porcupine.Operation{Input: o, Call: int64(o.call), Return: int64(o.ret)})
 	}
-	return string(key)
+	return porcupine.CheckOperations(register, history)
 }
 
 func TestLinearizableChecker(t *testing.T) {
