@@ -171,6 +171,22 @@ func TestServers(t *testing.T) {
 				w.t.Errorf("%+v", s)
 			}
 		}
+		// The others know who belongs to the cluster, with what part, and who leads.
+		for _, m := range w.others(leader) {
+			seen, err := m.Servers()
+			must(w.t, err)
+			for i, s := range seen {
+				if s.ID != all[i].serverID || s.Name != all[i].name || !s.Voter || s.Leader != (all[i] == leader) || (s.Applied != 0) != (all[i] == m) {
+					w.t.Errorf("%s sees %+v", m.name, s)
+				}
+			}
+			if st := m.Status(); st.Role != "follower" || st.Leader != leader.serverID || st.Term != leader.Status().Term || st.Applied != applied || st.LeaderContactAgeMS > 1000 {
+				w.t.Errorf("%s: %+v", m.name, st)
+			}
+		}
+		if st := leader.Status(); st.Role != "leader" || st.Leader != leader.serverID || st.LeaderContactAgeMS != 0 {
+			w.t.Errorf("the leader: %+v", st)
+		}
 		w.others(leader)[0].stop()
 		fill(w, "b", 10)
 		pass(10 * time.Second)
