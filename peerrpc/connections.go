@@ -22,14 +22,15 @@ type connections struct {
 
 func newConnections() *connections { return &connections{open: map[*conn]struct{}{}} }
 
-// add refuses a connection once closeAll was called.
-func (s *connections) add(c *conn) bool {
+// add fails once closeAll was called, with an error that wraps net.ErrClosed.
+func (s *connections) add(c *conn) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if !s.closed {
-		s.open[c] = struct{}{}
+	if s.closed {
+		return errEnding()
 	}
-	return !s.closed
+	s.open[c] = struct{}{}
+	return nil
 }
 
 func (s *connections) remove(c *conn) {
@@ -129,17 +130,19 @@ func newQueue(addr net.Addr) *queue {
 	return &queue{addr: addr, conns: make(chan *conn), done: make(chan struct{})}
 }
 
-// put waits until someone accepts the connection, but not for long.
-func (q *queue) put(c *conn, wait time.Duration) bool {
+// put waits until someone accepts the connection, but not for long. After Close
+// the error wraps net.ErrClosed.
+func (q *queue) put(c *conn, wait time.Duration) error {
 	timer := time.NewTimer(wait)
 	defer timer.Stop()
 	select {
 	case q.conns <- c:
-		return true
+		return nil
 	case <-q.done:
+		return errEnding()
 	case <-timer.C:
+		return errNotServed()
 	}
-	return false
 }
 
 // Accept returns the next connection, or an error that wraps net.ErrClosed.

@@ -197,7 +197,7 @@ func (p *Port) dial(ctx context.Context, proto, serverID string) (*conn, error) 
 		}
 		return nil, err
 	}
-	if !p.conns.add(c) {
+	if p.conns.add(c) != nil {
 		_ = t.Close()
 		return nil, fmt.Errorf("node %q at %s: %w", serverID, addr, net.ErrClosed)
 	}

@@ -290,8 +290,17 @@ func TestRaftNotServed(t *testing.T) {
 			t.Error("it was served")
 		}
 		_ = c.Close()
-		if n := b.count("refused_total", "reason", "not_served"); n != 1 {
-			t.Errorf("counted %v", n)
+		if n := b.count("refused_total", "reason", "not_served"); n != 1 || b.log.lines("does not serve") != 1 {
+			t.Errorf("counted %v\n%s", n, b.log)
+		}
+		// That a node which stops serves no more is no news.
+		_ = b.port.Raft().Close()
+		time.Sleep(time.Minute)
+		if c, err = a.port.Raft().Dial(b.id, time.Second); err == nil {
+			_ = c.Close()
+		}
+		if n := b.count("refused_total", "reason", "not_served"); n != 2 || b.log.lines() != 1 {
+			t.Errorf("at the end: counted %v\n%s", n, b.log)
 		}
 	})
 }

@@ -64,9 +64,9 @@ func (p *Port) serveKafka(ctx context.Context, t *tls.Conn, m *Membership) (net.
 	if err != nil {
 		return t, err
 	}
-	if !p.conns.add(c) {
+	if err := p.conns.add(c); err != nil {
 		_ = broker.Close()
-		return c, errNotServed()
+		return c, err
 	}
 	_ = t.SetDeadline(time.Time{})
 	noticeVanished(t.NetConn())

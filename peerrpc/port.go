@@ -211,14 +211,18 @@ func (p *Port) serve(ctx context.Context, raw net.Conn) (net.Conn, error) {
 	if proto == protoRaft {
 		to = p.raft.queue
 	}
-	if !p.conns.add(c) || !to.put(c, p.opts.Tuning.HandshakeTimeout) {
-		return c, errNotServed()
+	if err := p.conns.add(c); err != nil {
+		return c, err
+	}
+	if err := to.put(c, p.opts.Tuning.HandshakeTimeout); err != nil {
+		return c, err
 	}
 	p.metrics.connections.WithLabelValues(sideAccepted, proto).Inc()
 	return c, nil
 }
 
-// refuse closes an accepted connection, counts and complains.
+// refuse closes an accepted connection, counts and complains, unless it is this
+// node that ends.
 func (p *Port) refuse(c net.Conn, err error) {
 	_ = c.Close()
 	why := reasonHandshake
@@ -226,6 +230,9 @@ func (p *Port) refuse(c net.Conn, err error) {
 		why = refused.reason
 	}
 	p.metrics.refused.WithLabelValues(sideAccepted, string(why)).Inc()
+	if errors.Is(err, net.ErrClosed) {
+		return
+	}
 	p.complaints.warn("connection from a node refused", hostOf(c.RemoteAddr()).String()+" "+string(why),
 		"remote", c.RemoteAddr().String(), "reason", why, "error", err)
 }
@@ -251,6 +258,9 @@ func (p *Port) sweep(ctx context.Context) error {
 func errNotServed() error {
 	return &refusedError{reasonNotServed, "this node does not serve the protocol now"}
 }
+
+// errEnding is what a connection meets that came too late.
+func errEnding() error { return fmt.Errorf("%w: %w", errNotServed(), net.ErrClosed) }
 
 func errNoAddress() error {
 	return fmt.Errorf("no other node knows its address now: %w", fleet.ErrUnavailable)
