@@ -213,11 +213,15 @@ func TestStrangersAreThrottled(t *testing.T) {
 		c := &fakeCluster{}
 		w := newWorld(t, func(o *httpapi.Options) { o.Cluster = c })
 		var last *httptest.ResponseRecorder
+		begun := time.Now()
 		for range 100 {
 			last = w.do("GET /conn/count", request{key: "unknown"})
 		}
 		if c.asked != 60 {
 			t.Errorf("for 100 unknown keys the leader was asked %d times, want 60", c.asked)
+		}
+		if took := time.Since(begun); took < 59*20*time.Millisecond {
+			t.Errorf("60 questions within %v", took)
 		}
 		if !refused(last) || last.Header().Get("Retry-After") == "" || !strings.Contains(last.Body.String(), "too many attempts") {
 			t.Errorf("the last: %d %s", last.Code, last.Body)
