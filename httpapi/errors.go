@@ -36,7 +36,7 @@ var outcomes = []outcome{
 	{fleet.ErrNotFound, 404, "not_found", 200, elkeidDBOperate, "there is no such thing"},
 	{fleet.ErrExists, 409, "exists", 200, elkeidDuplicate, "it exists already"},
 	{fleet.ErrConflict, 409, "conflict", 200, elkeidUnknown, "its present state forbids this"},
-	{fleet.ErrOffline, 409, "offline", 200, elkeidUnknown, "the agent has no stream to this node"},
+	{fleet.ErrOffline, 409, "offline", 200, elkeidUnknown, "the agent has no stream here: it is offline, or elsewhere"},
 	{fleet.ErrUnauthenticated, 401, "unauthenticated", 401, elkeidAuthFailed, "a valid token is needed: send it as Authorization: Bearer TOKEN, or as the header token"},
 	{fleet.ErrForbidden, 403, "forbidden", 403, elkeidAuthFailed, "your role does not permit this"},
 	{fleet.ErrThrottled, 429, "throttled", 429, elkeidExceedLimit, "too many attempts: wait, then try again"},

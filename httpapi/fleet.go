@@ -28,6 +28,9 @@ const (
 	peerTimeout = 2 * time.Second
 	// peersAtOnce bounds the nodes that one request asks at the same time.
 	peersAtOnce = 64
+	// sessionsAtOnce bounds the agents of one question for sessions: a node that is
+	// asked for many is not silent because it has much to say.
+	sessionsAtOnce = 1000
 	// newerGrace is how long a search for one agent goes on after a node was found
 	// that holds its stream, in case another one holds a newer.
 	newerGrace = 100 * time.Millisecond
@@ -125,23 +128,25 @@ func (k *asking) sessions(ctx context.Context, ids []string) (newest, error) {
 			all.add(s)
 		}
 	}
-	if len(ids) == 0 || len(k.peers) == 0 {
-		return all, nil
-	}
 	var mu sync.Mutex
-	err := k.each(ctx, func(ctx context.Context, p Peer) error {
-		found, err := p.Calls.Sessions(ctx, ids)
+	for part := range slices.Chunk(ids, sessionsAtOnce) {
+		err := k.each(ctx, func(ctx context.Context, p Peer) error {
+			found, err := p.Calls.Sessions(ctx, part)
+			if err != nil {
+				return err
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			for _, s := range found {
+				all.add(s)
+			}
+			return nil
+		})
 		if err != nil {
-			return err
+			return nil, err
 		}
-		mu.Lock()
-		defer mu.Unlock()
-		for _, s := range found {
-			all.add(s)
-		}
-		return nil
-	})
-	return all, err
+	}
+	return all, nil
 }
 
 // holder finds the agent's session, on this node first. peer is nil if it is

@@ -83,7 +83,7 @@ func (f *fleetWorld) same(t *rapid.T, call string, q request) {
 // TestFleetIsOne: lists of a cluster are those of a node that knows everything,
 // page by page.
 func TestFleetIsOne(t *testing.T) {
-	for nodes := 1; nodes <= 4; nodes++ {
+	for _, nodes := range []int{2, 4} {
 		f := newFleetWorld(t, nodes)
 		rapid.Check(t, func(t *rapid.T) {
 			f.draw(t)
@@ -106,7 +106,7 @@ func TestFleetIsOne(t *testing.T) {
 
 // TestFleetWalksAsOne: so are the lists of /v1, walked to their end.
 func TestFleetWalksAsOne(t *testing.T) {
-	for nodes := 1; nodes <= 4; nodes++ {
+	for _, nodes := range []int{2, 4} {
 		f := newFleetWorld(t, nodes)
 		rapid.Check(t, func(t *rapid.T) {
 			f.draw(t)
