@@ -5,8 +5,11 @@ package peerrpc_test
 
 import (
 	"context"
+	"fmt"
 	"testing"
 	"time"
+
+	"muster/fleet"
 )
 
 func BenchmarkDial(b *testing.B) {
@@ -46,5 +49,33 @@ func BenchmarkPropose(b *testing.B) {
 			}
 		}
 	})
+	w.end()
+}
+
+// BenchmarkSessions fetches a page of 5,000 agents that one node holds.
+func BenchmarkSessions(b *testing.B) {
+	w := newWorld(b)
+	ids := make([]string, fleet.MaxAgentsPerCall)
+	all := make(map[string]fleet.Session, len(ids))
+	for i := range ids {
+		ids[i] = fmt.Sprintf("%08d-1234-5678-9abc-def012345678", i)
+		s := fleet.Session{Identity: fleet.Identity{AgentID: ids[i], Hostname: "host"}, Heartbeat: map[string]string{}}
+		for f := range 40 {
+			s.Heartbeat[fmt.Sprintf("field_%d", f)] = "a value of a usual length"
+		}
+		all[ids[i]] = s
+	}
+	c := w.withAgents(&agents{sessions: func(ids []string) (out []fleet.Session, err error) {
+		for _, id := range ids {
+			out = append(out, all[id])
+		}
+		return out, nil
+	}})
+	for b.Loop() {
+		got, err := c.Sessions(b.Context(), ids)
+		if err != nil || len(got) != len(ids) {
+			b.Fatal(len(got), err)
+		}
+	}
 	w.end()
 }
