@@ -55,6 +55,29 @@ func TestQuarantinedLosesVote(t *testing.T) {
 	})
 }
 
+// A leader in the wrong is found out by the others, who are not, and does not
+// stay leader.
+func TestLeaderInTheWrong(t *testing.T) {
+	bubble(t, func(w *world) {
+		w.form(3)
+		bad := w.leader()
+		good := w.others(bad)
+		bad.Diverge()
+		must(w.t, good[0].CreateUser(w.t.Context(), user("judge")))
+		eventually(w.t, "it knows", func() bool { return bad.Status().Quarantined != "" })
+		eventually(w.t, "another leads", func() bool { return good[0].Leads() || good[1].Leads() })
+		must(w.t, bad.CreateUser(w.t.Context(), user("after")))
+		pass(3 * time.Minute)
+		for _, m := range good {
+			if st := m.Status(); st.Quarantined != "" || !st.Current {
+				w.t.Errorf("%s: %+v", m.name, st)
+			}
+		}
+		bad.Mend()
+		bad.stop()
+	})
+}
+
 // Of three, a quarantined node keeps its vote, because two could not lose one
 // more; but it does not stay leader, even when its log is the longest.
 func TestQuarantinedDoesNotLead(t *testing.T) {

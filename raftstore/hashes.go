@@ -88,22 +88,26 @@ func (s *Store) Hashes() []HashAt {
 	return slices.Compact(all)
 }
 
-// CompareHash compares this node's state with the leader's at an index. It
-// returns false when this node no longer knows, or does not know yet, what its
-// hash was at that index. A difference quarantines this node: it is never
-// current again, leads no more than it must, and Status says why.
-func (s *Store) CompareHash(index uint64, hash string) (compared bool) {
+// matches compares with this node's own history. It returns false, false when
+// this node no longer knows, or does not know yet, what its hash was at that index.
+func (s *Store) matches(at HashAt) (same, known bool) {
+	if at.Hash == "" {
+		return false, false
+	}
 	for _, own := range s.Hashes() {
-		if own.Index != index {
-			continue
-		}
-		compared = true
-		if own.Hash != hash {
-			s.quarantine(fmt.Sprintf("at index %d the state hashes to %s, the leader's to %s: move the data directory away and let the node join as a new one",
-				index, own.Hash, hash))
+		if own.Index == at.Index {
+			return own.Hash == at.Hash, true
 		}
 	}
-	return compared
+	return false, false
+}
+
+// agrees compares what a member said of itself with this node's own history.
+func (s *Store) agrees(p PeerState) (same, known bool) {
+	if same, known = s.matches(p.Applied); known {
+		return same, true
+	}
+	return s.matches(p.Mark)
 }
 
 func (s *Store) quarantine(why string) {
@@ -112,7 +116,7 @@ func (s *Store) quarantine(why string) {
 	s.hashes.wrong = why
 	s.hashes.mu.Unlock()
 	if first {
-		s.logger.Error("the state of this node differs from the leader's, so it pushes nothing to agents any more", "reason", why)
+		s.logger.Error("the state of this node differs from the others', so it pushes nothing to agents any more", "reason", why)
 	}
 }
 
@@ -144,19 +148,62 @@ func (s *Store) keepComparing(ctx context.Context, r *raft.Raft) error {
 	}
 }
 
-// compare does without an answer: the next comparison is soon enough.
+// compare looks whether this node and the leader agree. If they do not, this node
+// is the one in the wrong, unless more of the others agree with it than with the
+// leader. It does without an answer: the next comparison is soon enough.
 func (s *Store) compare(ctx context.Context, r *raft.Raft) {
 	ctx, cancel := context.WithTimeout(ctx, compareWait)
 	defer cancel()
 	var leader PeerState
+	var leaderID string
 	err := s.askLeader(ctx, r, func(ctx context.Context, id string) (err error) {
+		leaderID = id
 		leader, err = s.opts.Peers.State(ctx, id)
 		return err
 	})
-	if err != nil || leader.Applied.Hash == "" || s.WaitApplied(ctx, leader.Applied.Index) != nil {
+	if err != nil || s.WaitApplied(ctx, leader.Applied.Index) != nil {
 		return
 	}
-	if !s.CompareHash(leader.Applied.Index, leader.Applied.Hash) && leader.Mark.Index > 0 {
-		s.CompareHash(leader.Mark.Index, leader.Mark.Hash)
+	if same, known := s.agrees(leader); same || !known {
+		return
+	}
+	servers, err := configured(r)
+	if err != nil {
+		return
+	}
+	with, against := 0, 0
+	for _, c := range servers {
+		if id := string(c.ID); id != leaderID && id != s.serverID() {
+			state, err := s.opts.Peers.State(ctx, id)
+			if same, known := s.agrees(state); err == nil && known && same {
+				with++
+			} else if err == nil && known {
+				against++
+			}
+		}
+	}
+	if with > against {
+		s.logger.Error("the state of the leader differs from this node's, with which more of the others agree", "leader", leaderID, "agree", with, "differ", against)
+		return
+	}
+	s.quarantine(fmt.Sprintf("at index %d the state differs from that of the leader %s: move the data directory away and let the node join as a new one",
+		leader.Applied.Index, leaderID))
+}
+
+// doubt is the leader's part: it is the one in the wrong if more of the servers
+// that it knows the state of differ from it than agree with it, itself among them.
+func (s *Store) doubt(servers []raft.Server) {
+	with, against := 1, 0
+	for _, c := range servers {
+		seen := s.members.sighting(c.ID)
+		if same, known := s.agrees(seen.PeerState); known && same {
+			with++
+		} else if known {
+			against++
+		}
+	}
+	if against > with {
+		s.quarantine(fmt.Sprintf("the states of %d other servers differ from that of this leader, %d agree: move the data directory away and let the node join as a new one",
+			against, with-1))
 	}
 }

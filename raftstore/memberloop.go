@@ -46,6 +46,7 @@ func (s *Store) keepMembers(ctx context.Context, r *raft.Raft) error {
 			continue // raft is stopping
 		}
 		s.poll(ctx, servers)
+		s.doubt(servers)
 		if err := s.settleMembers(ctx, r, servers); err != nil && ctx.Err() == nil && s.leads(r) {
 			s.logger.Warn("changing the members did not work, trying again", "error", err)
 		}
