@@ -5,11 +5,14 @@ package recordlog_test
 
 import (
 	"fmt"
+	"log/slog"
 	"math/rand/v2"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
 
 	"muster/recordlog"
 )
@@ -80,4 +83,14 @@ func TestQuietRecordIsSentWithinLinger(t *testing.T) {
 			t.Fatalf("delivered %d after the linger, want 1", d)
 		}
 	})
+}
+
+func TestOneBrokerIsOne(t *testing.T) {
+	_, err := recordlog.New(recordlog.Options{
+		Brokers: []string{"a:9092", "b:9092"}, OneBroker: true,
+		Logger: slog.New(slog.DiscardHandler), Registerer: prometheus.NewRegistry(),
+	})
+	if err == nil || !strings.Contains(err.Error(), "Brokers") {
+		t.Errorf("two are one: %v", err)
+	}
 }

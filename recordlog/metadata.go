@@ -120,12 +120,12 @@ func (l *Log) refresh(ctx context.Context, c *conn, group *lifecycle.Group) (*co
 	}
 	err = codeError(r.Topics[0].ErrorCode)
 	if errors.Is(err, kafka.UnknownTopicOrPartition) {
-		err = l.createTopic(ctx, c, newCluster(r).controller)
+		err = l.createTopic(ctx, c, l.newCluster(r).controller)
 	}
 	if err != nil {
 		return c, fmt.Errorf("topic %s: %w", l.opts.Topic, err)
 	}
-	seen := newCluster(r)
+	seen := l.newCluster(r)
 	if len(seen.leaders) == 0 {
 		return c, fmt.Errorf("topic %s has no partitions yet", l.opts.Topic)
 	}
@@ -158,11 +158,14 @@ func (l *Log) connectAny(ctx context.Context) (*conn, error) {
 }
 
 // newCluster reads an answer about one topic.
-func newCluster(r *metadata.Response) *cluster {
+func (l *Log) newCluster(r *metadata.Response) *cluster {
 	addrs := make(map[int32]string, len(r.Brokers))
 	c := &cluster{}
 	for _, b := range r.Brokers {
 		addr := net.JoinHostPort(b.Host, strconv.Itoa(int(b.Port)))
+		if l.opts.OneBroker {
+			addr = l.opts.Brokers[0]
+		}
 		addrs[b.NodeID] = addr
 		c.brokers = append(c.brokers, addr)
 	}

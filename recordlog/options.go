@@ -66,6 +66,9 @@ type Options struct {
 	SASL *SASL
 	TLS  *tls.Config // ServerName is set to the broker's host if empty
 	Dial Dialer      // default: TCP
+	// OneBroker says that Dial reaches the only broker under the one name in
+	// Brokers; the address that the broker has for itself is of no use here.
+	OneBroker bool
 
 	// MaxPendingBytes bounds the records that are held in memory, each counted
 	// with its key and 32 bytes of framing. Append waits when it is reached.
@@ -122,6 +125,8 @@ func (o *Options) validate() error {
 		return fmt.Errorf("recordlog: Compression: %w", err)
 	}
 	switch {
+	case o.OneBroker && len(o.Brokers) != 1:
+		return fmt.Errorf("recordlog: Brokers: OneBroker goes with one, not %d", len(o.Brokers))
 	case o.Partitions < 0:
 		return fmt.Errorf("recordlog: Partitions: %d is negative", o.Partitions)
 	case o.MaxRecordBytes < 1024:

@@ -143,7 +143,7 @@ func (k *kafkaPort) startWriter(maxPending int64) *recordlog.Log {
 	k.t.Helper()
 	port := k.port("writer", kafkaPortWriter)
 	l, err := recordlog.New(recordlog.Options{
-		Brokers: []string{"broker:9092"}, Topic: kafkaPortTopic,
+		Brokers: []string{"broker:9092"}, OneBroker: true, Topic: kafkaPortTopic,
 		Dial: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			return port.DialKafka(ctx, "broker~00000001")
 		},
@@ -204,7 +204,7 @@ func TestRecordsThroughThePort(t *testing.T) {
 					t.Fatalf("%s: still pending, or away: %+v, %+v", when, l.Ledger(), l.Status())
 				}
 			}
-			if s := l.Status(); s.Partitions != 4 {
+			if s := l.Status(); s.Partitions != 4 || !slices.Equal(s.Brokers, []string{"broker:9092"}) {
 				t.Errorf("%s: %+v", when, s)
 			}
 		}
