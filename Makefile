@@ -104,6 +104,15 @@ fuzz: ## fuzz each decoder for a while (FUZZTIME=10s)
 		echo "$$out" | tail -n 2; \
 	done
 
+# Real nodes on this machine; with root, links between them are cut, too. The
+# seed of a run is printed first and last: SEED= repeats its schedule.
+DURATION ?= 10m
+SEED     ?=
+
+.PHONY: chaos
+chaos: ## kill, stop, wipe and cut off nodes at random under load (DURATION=10m SEED=)
+	MUSTER_TEST_CHAOS=$(DURATION) MUSTER_TEST_CHAOS_SEED=$(SEED) go test -count=1 -timeout 12h -run '^TestChaos$$' -v $(ARGS) ./test
+
 .PHONY: bench
 bench: ## run the benchmarks (PKG=./agentrpc/... BENCHTIME=1s)
 	go test -run '^$$' -bench . -benchmem -benchtime $(BENCHTIME) $(ARGS) $(PKG)

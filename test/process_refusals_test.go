@@ -153,7 +153,7 @@ func TestProcessConfigFile(t *testing.T) {
 			t.Errorf("nodes %+v, want the zone of the file", nodes.Items)
 		}
 	})
-	for _, flag := range []string{"--join=127.0.0.1:1", "--bootstrap-expect=3", "--kafka=nowhere", "--kafka-sasl=plain", "--bind=x"} {
+	for _, flag := range []string{"--join=nowhere", "--bootstrap-expect=0", "--bootstrap-expect=-3", "--kafka=nowhere", "--kafka-sasl=plain", "--bind=x"} {
 		t.Run(flag, func(t *testing.T) {
 			name, _, _ := strings.Cut(flag, "=")
 			if line := refused(t, process.New(t, flag)); !strings.Contains(line, name) {

@@ -1,0 +1,79 @@
+// SPDX-FileCopyrightText: The Muster Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package process
+
+import (
+	"context"
+	"net"
+	"testing"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kfake"
+	"github.com/twmb/franz-go/pkg/kgo"
+	"google.golang.org/protobuf/proto"
+
+	"muster/internal/agentpb"
+)
+
+const (
+	topic           = "hids_svr"
+	topicPartitions = 8
+)
+
+// Kafka is a broker outside the nodes, in the test's own process, so that no
+// signal to a node reaches it.
+type Kafka struct {
+	Addr string
+	t    testing.TB
+}
+
+// StartKafka starts a broker at HOST:PORT that has the topic; it ends with the test.
+func StartKafka(t testing.TB, addr string) *Kafka {
+	t.Helper()
+	broker, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.SeedTopics(topicPartitions, topic),
+		kfake.ListenFn(func(network, _ string) (net.Listener, error) { return net.Listen(network, addr) }))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(broker.Close)
+	return &Kafka{Addr: addr, t: t}
+}
+
+// Read gives each the records that the topic holds now, from its beginning. The
+// client is another than the one that wrote them.
+func (k *Kafka) Read(each func(*agentpb.MQData)) {
+	k.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	client, err := kgo.NewClient(kgo.SeedBrokers(k.Addr), kgo.ConsumeTopics(topic),
+		kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()), kgo.FetchMaxWait(100*time.Millisecond))
+	if err != nil {
+		k.t.Fatal(err)
+	}
+	defer client.Close()
+	ends, err := kadm.NewClient(client).ListEndOffsets(ctx, topic)
+	if err != nil {
+		k.t.Fatal(err)
+	}
+	var want, have int64
+	ends.Each(func(o kadm.ListedOffset) { want += o.Offset })
+	for have < want {
+		fetches := client.PollFetches(ctx)
+		if err := fetches.Err(); err != nil {
+			k.t.Fatalf("read Kafka: %d of %d records: %v", have, want, err)
+		}
+		fetches.EachRecord(func(r *kgo.Record) {
+			have++
+			var data agentpb.MQData
+			if err := proto.Unmarshal(r.Value, &data); err != nil {
+				k.t.Fatalf("partition %d offset %d is no MQData: %v", r.Partition, r.Offset, err)
+			}
+			if string(r.Key) != data.GetAgentId() {
+				k.t.Fatalf("key %q of a record of agent %q", r.Key, data.GetAgentId())
+			}
+			each(&data)
+		})
+	}
+}
