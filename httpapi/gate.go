@@ -50,7 +50,7 @@ func (s *special) Unwrap() error { return s.outcome.err }
 func notReady(reason string) error {
 	return &special{
 		outcome: outcome{fleet.ErrUnavailable, 503, "not_ready", 503, elkeidUnavailable, ""},
-		detail:  "this node does not answer from its state yet: " + reason + "; try again, or another node",
+		detail:  "this node cannot answer from its state now (try again, or another node): " + reason,
 		retry:   retrySoon,
 	}
 }

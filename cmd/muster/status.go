@@ -91,7 +91,7 @@ func (a *app) advice(s clusterStatus) []string {
 	c := s.Cluster
 	switch {
 	case c.VotersAlive < c.Quorum:
-		say("the majority is lost: start the dead nodes again. Only if they are lost for good: muster server --recover, on one node that is left")
+		say("the majority is lost: start the dead nodes with their data. Only if that is lost for good: stop the node with the highest APPLIED of those that are left, and start it once with --recover --yes")
 	case c.Leader == "":
 		say("no leader is known to %s: there should be one in a few seconds; if not, see the logs of the voters", s.Node)
 	case c.VotersAlive < c.Voters && c.VotersAlive == c.Quorum:
