@@ -151,9 +151,6 @@ func (c *claims) joined(sess *session) {
 
 // claim needs c.mu.
 func (c *claims) claim(sess *session) {
-	if sess.isEnded() {
-		return // it may have been dropped before
-	}
 	for _, n := range c.nodes {
 		n.pending[sess] = struct{}{}
 		select {
@@ -163,11 +160,11 @@ func (c *claims) claim(sess *session) {
 	}
 }
 
-// drop forgets a session that has ended.
+// drop forgets the claims of a session that has ended; without it they would
+// wait for the end of a call that hangs.
 func (c *claims) drop(sess *session) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	delete(c.contested, sess)
 	for _, n := range c.nodes {
 		delete(n.pending, sess)
 	}
@@ -253,9 +250,7 @@ func (c *claims) call(ctx context.Context, n *claimNode, batch []asked, timeout 
 	if err != nil {
 		c.server.metrics.claims.WithLabelValues("unanswered").Add(float64(len(batch)))
 		for _, a := range batch {
-			if !a.sess.isEnded() { // else nobody would drop it again
-				n.pending[a.sess] = struct{}{}
-			}
+			n.pending[a.sess] = struct{}{} // take skips it if it has ended
 		}
 		return false
 	}

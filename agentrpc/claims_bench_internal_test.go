@@ -20,20 +20,26 @@ import (
 // manySessions is a full node.
 const manySessions = 20_000
 
-func benchServer(b *testing.B) (*Server, []*session) {
-	b.Helper()
+func idleServer(tb testing.TB) *Server {
+	tb.Helper()
 	parts := modelParts{}
 	s, err := New(Options{
 		Logger: slog.New(slog.DiscardHandler), Registerer: prometheus.NewRegistry(), Node: "n1",
 		Listeners: []net.Listener{parts}, TLS: &tls.Config{MinVersion: tls.VersionTLS12},
 		Identify: func(tls.ConnectionState) (string, bool, error) { return "", true, nil },
 		Log:      parts, Desired: parts, Tasks: parts, Inventory: parts, Lookup: parts,
-		Peers: answering{}, UploadDir: b.TempDir(), Limit: 2 * manySessions,
+		Peers: answering{}, UploadDir: tb.TempDir(), Limit: 2 * manySessions,
 	})
 	if err != nil {
-		b.Fatal(err)
+		tb.Fatal(err)
 	}
-	b.Cleanup(s.hardStop)
+	tb.Cleanup(s.hardStop)
+	return s
+}
+
+func benchServer(b *testing.B) (*Server, []*session) {
+	b.Helper()
+	s := idleServer(b)
 	var all []*session
 	for i := range manySessions {
 		sess := newSession(nil, peerInfo{}, 0, s.hard)

@@ -78,7 +78,7 @@ func genHistory() *rapid.Generator[history] {
 		})
 		return history{
 			offsets: rapid.SliceOfN(clock, modelNodes, modelNodes).Draw(t, "clocks"),
-			ops:     rapid.SliceOfN(step, 1, 25).Draw(t, "ops"),
+			ops:     rapid.SliceOfN(step, 1, 16).Draw(t, "ops"),
 			lossy:   rapid.IntRange(0, 4).Draw(t, "lossy"),
 			every:   rapid.SampledFrom([]time.Duration{100 * time.Millisecond, time.Second, 20 * time.Second}).Draw(t, "every"),
 		}

@@ -202,9 +202,10 @@ func TestCallsThatGoWrong(t *testing.T) {
 					ag := w.open("a1", w.dialFrom(ip, nil))
 					ag.beat()
 					stop := w.chatter(ag)
-					if twice := n.watch("a1", 15*time.Second); twice >= mostTwice {
+					if twice := n.watch("a1", 3*time.Second); twice >= mostTwice {
 						t.Errorf("move %d: counted twice for %v", i, twice)
 					}
+					time.Sleep(9 * time.Second)
 					n.only("a1", id)
 					stop()
 					w.die(ip)
@@ -281,6 +282,17 @@ func TestClaimsOfSessionsThatEndedAreDropped(t *testing.T) {
 		time.Sleep(10 * time.Second)
 		if got := w.metric("claims_pending"); got != 0 {
 			t.Errorf("%v claims wait, want none", got)
+		}
+		w.open("first", conn).beat() // a call that hangs
+		time.Sleep(time.Second)
+		for i := range 20 { // while it does
+			a := w.open(fmt.Sprint("b", i), conn)
+			a.beat()
+			a.cancel()
+		}
+		time.Sleep(10 * time.Millisecond)
+		if got := w.metric("claims_pending"); got != 1 {
+			t.Errorf("%v claims wait, want that of the session that is left", got)
 		}
 		n.heal()
 	})
@@ -362,14 +374,24 @@ func TestALostSessionThatIsBlockedIsNotCounted(t *testing.T) {
 		})
 		a := w.openUnread("a1")
 		a.beat()
+		b := w.openUnread("b1")
+		b.beat()
 		time.Sleep(time.Second)
+		w.srv.Reset([]string{"b1"})
+		if _, ok := w.srv.Session("b1"); !ok {
+			t.Fatal("the session that was reset is not blocked: nothing to test")
+		}
+		if got := w.srv.HandleClaims([]fleet.Claim{{AgentID: "b1"}}); got != nil {
+			t.Errorf("a session that has ended refuses a claim: %v", got)
+		}
 		held, _ := w.srv.Session("a1")
 		w.srv.HandleClaims([]fleet.Claim{{AgentID: "a1", Epoch: held.Epoch + 1}})
-		if w.srv.SessionCount() != 0 {
+		if _, ok := w.srv.Session("a1"); ok {
 			t.Error("the session is still counted")
 		}
 		time.Sleep(time.Minute)
 		a.cancel()
+		b.cancel()
 	})
 }
 

@@ -131,7 +131,7 @@ func (n *nodes) holders(agentID string) []string {
 // watch lets time pass and tells for how long of it the agent was counted more
 // than once.
 func (n *nodes) watch(agentID string, d time.Duration) (twice time.Duration) {
-	const tick = 5 * time.Millisecond
+	const tick = 10 * time.Millisecond
 	for range d / tick {
 		time.Sleep(tick)
 		synctest.Wait()

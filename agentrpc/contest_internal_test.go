@@ -9,6 +9,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"muster/fleet"
 )
 
 func TestYields(t *testing.T) {
@@ -48,6 +50,76 @@ func TestJudge(t *testing.T) {
 			t.Errorf("%s: %v, want %v", name, got, tc.want)
 		}
 	}
+}
+
+// idle makes a server that does not run, with a session.
+func idle(t *testing.T) (*Server, *session) {
+	t.Helper()
+	s := idleServer(t)
+	sess := newSession(nil, peerInfo{}, 0, s.hard)
+	if s.registry.add(sess, "a1") != added {
+		t.Fatal("the session was not added")
+	}
+	return s, sess
+}
+
+func TestRefusalsOfAnOlderClaimAreIgnored(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, sess := idle(t)
+		c := s.parts.claims
+		first := sess.claim.epoch.Load()
+		batch := []asked{{sess: sess, epoch: first}}
+		s.registry.raise(sess, first+10)
+		for _, tc := range []struct {
+			held uint64
+			want int
+		}{{first + 9, 0}, {first + 10, 1}, {first + 11, 1}} {
+			c.contest(batch, []fleet.Claim{{AgentID: "a1", Epoch: tc.held}, {AgentID: "unknown", Epoch: tc.held}})
+			if got := len(c.contested); got != tc.want {
+				t.Errorf("%d contests after a refusal with %d of a session with %d, want %d", got, tc.held, first+10, tc.want)
+			}
+		}
+		if got := c.contested[sess].held; got != first+11 {
+			t.Errorf("the contest is against %d, want the highest, %d", got, first+11)
+		}
+	})
+}
+
+func TestOnlyThePresentSessionIsRaised(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, old := idle(t)
+		epoch := old.claim.epoch.Load()
+		if s.registry.raise(old, epoch-1); old.claim.epoch.Load() != epoch {
+			t.Error("an epoch went down")
+		}
+		newer := newSession(nil, peerInfo{}, 0, s.hard)
+		s.registry.add(newer, "a1")
+		if s.registry.raise(old, epoch+100) || old.claim.epoch.Load() != epoch {
+			t.Error("a session that was replaced was raised")
+		}
+	})
+}
+
+// Its receiver may still be at the last message.
+func TestALostSessionReportsNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, old := idle(t)
+		newer := newSession(nil, peerInfo{}, 0, s.hard)
+		s.registry.add(newer, "a1")
+		v, report := s.parts.inventory, fleet.AgentReport{Identity: fleet.Identity{AgentID: "a1"}}
+		report.Node = "newer"
+		v.add(newer, report)
+		report.Node = "older"
+		v.add(old, report)
+		if got := v.take(); len(got) != 1 || got[0].Node != "newer" {
+			t.Errorf("reports %v, want that of the newer session", got)
+		}
+		s.HandleClaims([]fleet.Claim{{AgentID: "a1", Epoch: math.MaxUint64}})
+		v.add(newer, report)
+		if got := v.take(); len(got) != 0 {
+			t.Errorf("reports %v of a session that is lost", got)
+		}
+	})
 }
 
 // step is one change of an agent's node, after a wait.

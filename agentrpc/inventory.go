@@ -110,7 +110,7 @@ func (v *inventory) putBack() {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	for id, r := range v.flying {
-		if _, newer := v.waiting[id]; !newer && !r.outdated {
+		if _, newer := v.waiting[id]; !newer {
 			v.waiting[id] = r
 			v.order = append(v.order, id)
 		}
