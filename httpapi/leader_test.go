@@ -203,6 +203,9 @@ func TestCannotTell(t *testing.T) {
 			}
 			w.pass(time.Minute)
 		}
+		if got := counterOf(w, "muster_httpapi_refused_total", "undecided"); got != 8 {
+			t.Errorf("counted %v, want 8", got)
+		}
 	})
 }
 

@@ -60,6 +60,9 @@ func refusalLabel(err error) string {
 	if _, ok := errors.AsType[*signatureRefused](err); ok {
 		return "signature"
 	}
+	if _, ok := errors.AsType[*special](err); ok {
+		return "undecided" // no leader could say whether it exists
+	}
 	switch {
 	case errors.Is(err, fleet.ErrForbidden):
 		return "forbidden"
