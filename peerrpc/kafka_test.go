@@ -288,3 +288,50 @@ func TestKafkaPipesEndWithRun(t *testing.T) {
 		})
 	}
 }
+
+// BenchmarkKafka sends batches of a usual size over real TCP and waits for the
+// short answer to each, as a partition does.
+func BenchmarkKafka(b *testing.B) {
+	w := newWorld(b)
+	onLoopback := func(n *node) {
+		n.listen, n.addr, n.opts.Dial = net.Listen, "127.0.0.1:0", (&net.Dialer{}).DialContext
+	}
+	batch, answer := make([]byte, 256<<10), make([]byte, 64)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		b.Fatal(err)
+	}
+	w.wg.Go(func() {
+		c, err := l.Accept()
+		if err != nil {
+			return
+		}
+		defer c.Close()
+		for buf := make([]byte, len(batch)); err == nil; {
+			if _, err = io.ReadFull(c, buf); err == nil {
+				_, err = c.Write(answer)
+			}
+		}
+	})
+	from := w.start("a", "10.0.0.1", onLoopback)
+	to := w.start("b", "10.0.0.2", onLoopback, func(n *node) {
+		n.kafka = func(ctx context.Context) (net.Conn, error) {
+			return (&net.Dialer{}).DialContext(ctx, "tcp", l.Addr().String())
+		}
+	})
+	c, err := from.port.DialKafka(b.Context(), to.id)
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.SetBytes(int64(len(batch)))
+	for b.Loop() {
+		_, werr := c.Write(batch)
+		_, rerr := io.ReadFull(c, make([]byte, len(answer)))
+		if err := errors.Join(werr, rerr); err != nil {
+			b.Fatal(err)
+		}
+	}
+	_ = c.Close()
+	_ = l.Close()
+	w.end()
+}
