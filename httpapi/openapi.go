@@ -50,7 +50,9 @@ func openAPI(routes []Route) ([]byte, error) {
 	r.Spec.Info = openapi31.Info{Title: "Muster", Version: "1"}
 	r.Spec.Info.WithDescription("The native API. A token of POST /v1/tokens, or of Elkeid's log-in, goes in the header " +
 		"Authorization: Bearer, or in the header token. Times are RFC 3339 in UTC. Lists are paged by key: give the next of a page as ?after=. " +
-		"Refusals are application/problem+json.")
+		"Refusals are application/problem+json. Any node takes any request; the answer to a write carries X-Muster-Index, and a request " +
+		"with X-Muster-Min-Index waits, at most 10 s, until the node that is asked shows that write. X-Muster-Consistency: linearizable " +
+		"asks for all that any node answered before. X-Muster-Missing, and page_info.missing of a list, name nodes that did not answer in time.")
 	r.Spec.SetHTTPBearerTokenSecurity("bearer", "opaque", "Authorization: Bearer TOKEN")
 	r.Spec.SetAPIKeySecurity("token", "token", openapi.InHeader, "token: TOKEN, as clients of Elkeid send it")
 	for _, route := range routes {
