@@ -15,22 +15,20 @@ import (
 // each node: the page ends there, with fewer items than asked for and a next.
 const maxAgentScan = 20_000
 
-// agentScanChunk is how many IDs are read at once where few agents pass.
-const agentScanChunk = 1000
-
-// idSource lists the next n IDs after the given one.
-type idSource func(after string, n int) ([]string, error)
+// agentSource lists the next n agents after the given one, by ID.
+type agentSource func(after string, n int) ([]fleet.Agent, error)
 
 // walk finds the next agents by ID that the filters choose, wherever their
 // streams are. next is where the page after it begins; empty: there is none.
-func (k *asking) walk(ctx context.Context, filters []fleet.Filter, ids idSource, after string, limit int) (page []string, next string, err error) {
+func (k *asking) walk(ctx context.Context, filters []fleet.Filter, agents agentSource, after string, limit int) (page []string, next string, err error) {
 	match, err := k.a.compileFilters(filters)
 	if err != nil {
 		return nil, "", err
 	}
 	if len(match) == 0 {
-		page, err = ids(after, limit+1)
-		if err == nil && len(page) > limit {
+		all, err := agents(after, limit+1)
+		page = convert(all, func(g fleet.Agent) string { return g.AgentID })
+		if len(page) > limit {
 			page, next = page[:limit], page[limit-1]
 		}
 		return page, next, err
@@ -39,8 +37,8 @@ func (k *asking) walk(ctx context.Context, filters []fleet.Filter, ids idSource,
 	if err != nil {
 		return nil, "", err
 	}
-	w := &walker{k: k, match: match, others: others, end: others.upto, left: limit + 1}
-	if err := w.run(ctx, ids, after); err != nil {
+	w := &walker{k: k, match: match, others: others, nodes: k.a.nodeAddrs(), end: others.upto, left: limit + 1}
+	if err := w.run(ctx, agents, after); err != nil {
 		return nil, "", err
 	}
 	docs, err := k.docs(ctx, w.moving)
@@ -78,6 +76,7 @@ type walker struct {
 	k      *asking
 	match  matcher
 	others holdings
+	nodes  map[string]string // as in agentDoc
 
 	end    string   // what is known goes up to here; empty: up to the end
 	left   int      // hits to look for
@@ -85,14 +84,14 @@ type walker struct {
 	moving []string // agents that two nodes hold
 }
 
-func (w *walker) run(ctx context.Context, ids idSource, after string) error {
+func (w *walker) run(ctx context.Context, agents agentSource, after string) error {
 	for looked := 0; ; {
-		chunk, err := ids(after, agentScanChunk)
+		chunk, err := agents(after, scanBatch)
 		if err != nil {
 			return err
 		}
-		for _, id := range chunk {
-			if w.end != "" && id > w.end {
+		for _, agent := range chunk {
+			if w.end != "" && agent.AgentID > w.end {
 				return nil
 			}
 			if len(w.hits) == w.left || looked == w.k.a.walk {
@@ -100,12 +99,10 @@ func (w *walker) run(ctx context.Context, ids idSource, after string) error {
 				return nil
 			}
 			looked++
-			after = id
-			if err := w.look(id); err != nil {
-				return err
-			}
+			after = agent.AgentID
+			w.look(agent)
 		}
-		if len(chunk) < agentScanChunk {
+		if len(chunk) < scanBatch {
 			return nil
 		}
 		if err := ctx.Err(); err != nil {
@@ -114,28 +111,16 @@ func (w *walker) run(ctx context.Context, ids idSource, after string) error {
 	}
 }
 
-func (w *walker) look(id string) error {
-	var own *fleet.Session
-	if s, ok := w.k.a.opts.Live.Sessions.Session(id); ok {
-		own = &s
-	}
-	doc, err := w.k.a.docOf(id, own)
-	if isNotFound(err) { // gone since it was listed
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	n := doc.agent.Number
-	_, there := w.others.hits[id]
-	there = there || w.others.held.Contains(n)
+func (w *walker) look(agent fleet.Agent) {
+	doc := &agentDoc{a: w.k.a, agent: agent, nodes: w.nodes}
+	_, there := w.others.hits[agent.AgentID]
+	there = there || w.others.held.Contains(agent.Number)
 	switch {
 	case !there:
 		if w.match.match(doc) {
-			w.hits = append(w.hits, id)
+			w.hits = append(w.hits, agent.AgentID)
 		}
-	case own != nil || w.others.twice.Contains(n):
-		w.moving = append(w.moving, id)
+	case w.others.twice.Contains(agent.Number) || doc.live() != nil:
+		w.moving = append(w.moving, agent.AgentID)
 	}
-	return nil
 }

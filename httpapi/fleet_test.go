@@ -6,6 +6,7 @@ package httpapi_test
 import (
 	"cmp"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/url"
 	"slices"
@@ -448,4 +449,32 @@ func TestSearchWithSeveralHands(t *testing.T) {
 			t.Errorf("with %d hands: %v (-one +now):\n%s", hands, err, diff)
 		}
 	}
+}
+
+// FuzzAgentSearch: what another node asks is answered or refused.
+func FuzzAgentSearch(f *testing.F) {
+	for i, filter := range drawnFilters {
+		f.Add([]byte(fmt.Sprintf(`{"filters":[%s],"limit":%d,"walk":%d}`, filter, i, i%2)))
+		f.Add([]byte(fmt.Sprintf(`{"filters":[%s,%s],"order":"cpu","descending":true,"limit":3}`, filter, drawnFilters[0])))
+	}
+	f.Add([]byte(`{"order":"plugins.name","after":"a2","limit":20001}`))
+	w := newFleetWorld(f, 1)
+	for i := range 5 {
+		w.agentOn(0, fmt.Sprintf("a%d", i), float64(i))
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		var s fleet.AgentSearch
+		if json.Unmarshal(b, &s) != nil {
+			return
+		}
+		hits, err := w.nodes[0].api.SearchAgents(t.Context(), s)
+		switch _, refused := errors.AsType[*fleet.Refusal](err); {
+		case err != nil && !refused:
+			t.Fatalf("%s: %v", b, err)
+		case len(hits.Hits) > s.Limit:
+			t.Fatalf("%s: %d hits", b, len(hits.Hits))
+		case !slices.IsSortedFunc(hits.Hits, s.Compare):
+			t.Fatalf("%s: hits in no order: %v", b, hits.Hits)
+		}
+	})
 }

@@ -11,6 +11,7 @@ import (
 	"net/url"
 	"regexp"
 	"slices"
+	"strings"
 
 	"muster/fleet"
 	"muster/internal/apiv1"
@@ -64,15 +65,15 @@ func (a *API) v1Agents(w http.ResponseWriter, r *http.Request, _ *call) error {
 	if err != nil {
 		return err
 	}
-	ids := idSource(a.inventoryIDs)
+	agents := agentSource(a.agentsAfter)
 	if tag := values.Get("tag"); tag != "" {
-		ids = func(after string, n int) ([]string, error) { return a.taggedIDs(tag, after, n) }
+		agents = func(after string, n int) ([]fleet.Agent, error) { return a.taggedAfter(tag, after, n) }
 		if len(filters) > 0 {
 			filters = append(filters, oneFilter("", ask("tags", "$eq", tag)))
 		}
 	}
 	k := a.ask()
-	found, next, err := k.walk(r.Context(), filters, ids, after, limit)
+	found, next, err := k.walk(r.Context(), filters, agents, after, limit)
 	if err != nil {
 		return err
 	}
@@ -130,25 +131,35 @@ func ask(field, operator string, value any) fleet.FilterKey {
 	return fleet.FilterKey{Key: field, Rules: []fleet.FilterRule{{Operator: operator, Value: value}}}
 }
 
-// inventoryIDs are the next n IDs after the given one, of the inventory and of
-// streams that it does not have yet.
-func (a *API) inventoryIDs(after string, n int) ([]string, error) {
-	stored, err := a.opts.State.Agents.Agents(after, n)
+// agentsAfter are the next n agents after the given one, of the inventory and of
+// this node's streams that it does not have yet.
+func (a *API) agentsAfter(after string, n int) ([]fleet.Agent, error) {
+	agents, err := a.opts.State.Agents.Agents(after, n)
 	if err != nil {
 		return nil, err
 	}
-	ids := convert(stored, func(g fleet.Agent) string { return g.AgentID })
+	stored := len(agents)
 	for _, id := range a.opts.Live.Sessions.SessionIDs() {
-		if id > after {
-			ids = append(ids, id)
+		if id <= after || stored == n && id > agents[stored-1].AgentID {
+			continue
+		}
+		if _, known := slices.BinarySearchFunc(agents[:stored], id, agentID); known {
+			continue
+		}
+		if s, ok := a.opts.Live.Sessions.Session(id); ok {
+			agents = append(agents, newcomer(s))
 		}
 	}
-	slices.Sort(ids)
-	ids = slices.Compact(ids)
-	return ids[:min(n, len(ids))], nil
+	if len(agents) > stored {
+		slices.SortFunc(agents, func(x, y fleet.Agent) int { return strings.Compare(x.AgentID, y.AgentID) })
+	}
+	return agents[:min(n, len(agents))], nil
 }
 
-func (a *API) taggedIDs(tag, after string, n int) ([]string, error) {
+func agentID(g fleet.Agent, id string) int { return strings.Compare(g.AgentID, id) }
+
+// taggedAfter are the next n agents after the given one that carry the tag.
+func (a *API) taggedAfter(tag, after string, n int) ([]fleet.Agent, error) {
 	ids, err := a.opts.State.Tags.AgentsByTag(tag)
 	if err != nil {
 		return nil, err
@@ -160,7 +171,21 @@ func (a *API) taggedIDs(tag, after string, n int) ([]string, error) {
 	if found {
 		from++
 	}
-	return ids[from:min(from+n, len(ids))], nil
+	var agents []fleet.Agent
+	for _, id := range ids[from:] {
+		if len(agents) == n {
+			break
+		}
+		agent, err := a.opts.State.Agents.Agent(id)
+		if isNotFound(err) {
+			continue // gone since it was listed
+		}
+		if err != nil {
+			return nil, err
+		}
+		agents = append(agents, agent)
+	}
+	return agents, nil
 }
 
 func (a *API) v1Agent(w http.ResponseWriter, r *http.Request, c *call) error {

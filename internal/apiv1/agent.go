@@ -26,7 +26,7 @@ type Agent struct {
 	Facts          map[string]string `json:"facts" description:"Heartbeat fields that seldom change."`
 	ConfigRevision uint64            `json:"config_revision" description:"Of the config last written to its stream, 0 if none was."`
 	DesiredConfig  DesiredConfig     `json:"desired_config"`
-	Session        *Session          `json:"session,omitempty" description:"The live stream; absent when none is known here."`
+	Session        *Session          `json:"session,omitempty" description:"The live stream, whichever node holds it; absent when no node that answered does."`
 }
 
 // DesiredConfig tells which config an agent should run.

@@ -25,7 +25,7 @@ type Page[T any] struct {
 
 // PageInfo says what a page may lack.
 type PageInfo struct {
-	Missing []string `json:"missing" description:"The nodes that did not answer in time, by name: what only they know is not in the list. The header X-Muster-Missing names them too."`
+	Missing []string `json:"missing" description:"The nodes that did not answer in time, by name: what only they know is not in the list; agents are shown as the inventory knows them. The header X-Muster-Missing names them too."`
 }
 
 // PageQuery asks for a part of a list.
