@@ -26,6 +26,7 @@ func formed(t *testing.T, nodes int, test func(t *testing.T, c *bubble.Cluster),
 	bubble.RunCluster(t, nodes, func(t *testing.T, c *bubble.Cluster) {
 		c.Form(formWithin)
 		c.AllReady(5*time.Second, c.Nodes...)
+		c.Eventually(5*time.Second, "all nodes vote", func() error { return voters(c.Nodes[0], nodes) })
 		test(t, c)
 		if t.Failed() {
 			return

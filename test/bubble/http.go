@@ -35,6 +35,8 @@ type Request struct {
 	Method, Path, Body string
 	// Token goes into Elkeid's header.
 	Token string
+	// Header goes into the request, too.
+	Header map[string]string
 	// Sign signs the request with a key; SignedAt is the time in the signature,
 	// zero meaning now, and SignedBody is what is signed, empty meaning Body.
 	Sign       *Key
@@ -96,6 +98,9 @@ func (n *Node) Try(q Request) (Answer, error) {
 	}
 	if q.Token != "" {
 		req.Header.Set("token", q.Token)
+	}
+	for name, value := range q.Header {
+		req.Header.Set(name, value)
 	}
 	res, err := n.client.Do(req)
 	if err != nil {

@@ -27,8 +27,8 @@ var errDead = errors.New("this process is dead")
 type life struct {
 	host *memnet.Host
 	// ctx ends with the process's death: it gives up what it dials.
-	ctx  context.Context
-	die  context.CancelFunc
+	ctx context.Context
+	die context.CancelFunc
 	// running ends when the node is asked to stop.
 	running context.Context
 	stop    context.CancelFunc

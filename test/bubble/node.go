@@ -32,8 +32,9 @@ type Node struct {
 	// "dial ADDRESS" for the port of another node, numbered from 1.
 	Trap func(step int, what string) bool
 
-	life *life
-	dirs int // how many data directories it had
+	life   *life
+	silent bool // it vanished, and nobody hears its host
+	dirs   int  // how many data directories it had
 }
 
 // Start starts the node and waits until it is ready.
@@ -48,6 +49,10 @@ func (n *Node) Launch() {
 	n.T.Helper()
 	if n.Node != nil {
 		n.T.Fatalf("%s runs already", n.Name)
+	}
+	if n.silent {
+		n.Net.Heal(n.IP)
+		n.silent = false
 	}
 	l := newLife(n.Net.Host(n.IP))
 	l.isTrap = n.Trap
@@ -122,10 +127,11 @@ func (n *Node) Kill() {
 }
 
 // Vanish ends the node as a loss of power does: the others hear nothing, until
-// the next start answers them with resets.
+// the next start, which heals every link of the host, answers them with resets.
 func (n *Node) Vanish() {
 	n.T.Helper()
 	n.Net.Cut(n.IP)
+	n.silent = true
 	n.Kill()
 }
 
