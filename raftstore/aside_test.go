@@ -41,7 +41,7 @@ func TestQuarantinedLosesVote(t *testing.T) {
 		w.leader().kill()
 		eventually(w.t, "there is a leader", func() bool { return w.leader() != nil })
 		must(w.t, bad.CreateUser(w.t.Context(), user("passed-on")))
-		pass(2 * time.Minute)
+		pass(70 * time.Second)
 		if w.votes(bad) || bad.Leads() {
 			w.t.Error("it votes again")
 		}
@@ -67,7 +67,7 @@ func TestLeaderInTheWrong(t *testing.T) {
 		eventually(w.t, "it knows", func() bool { return bad.Status().Quarantined != "" })
 		eventually(w.t, "another leads", func() bool { return good[0].Leads() || good[1].Leads() })
 		must(w.t, bad.CreateUser(w.t.Context(), user("after")))
-		pass(3 * time.Minute)
+		pass(70 * time.Second)
 		for _, m := range good {
 			if st := m.Status(); st.Quarantined != "" || !st.Current {
 				w.t.Errorf("%s: %+v", m.name, st)

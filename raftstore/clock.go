@@ -41,14 +41,14 @@ func (s *Store) watchLeadership(ctx context.Context, r *raft.Raft) error {
 		}
 		if s.quarantined() != "" {
 			if err := s.handOver(ctx, r); err != nil && ctx.Err() == nil {
-				s.logger.Warn("a quarantined node leads, because no other can", "error", err)
+				s.story.warn("a quarantined node leads, because no other can", "error", err)
 			}
 			continue
 		}
 		term := r.CurrentTerm()
 		if err := s.await(ctx, r.Barrier(writeWait)); err != nil {
 			if ctx.Err() == nil {
-				s.logger.Warn("a new leader could not pass its barrier", "error", err)
+				s.story.warn("a new leader could not pass its barrier", "error", err)
 			}
 			continue
 		}
@@ -192,7 +192,7 @@ func (s *Store) keepTime(ctx context.Context, r *raft.Raft) error {
 		}
 		if s.fsm.logBytes.Load() > s.opts.Tuning.SnapshotBytes {
 			if err := s.await(ctx, r.Snapshot()); err != nil && !errors.Is(err, raft.ErrNothingNewToSnapshot) && ctx.Err() == nil {
-				s.logger.Warn("cutting the log did not work, trying again", "error", err)
+				s.story.warn("cutting the log did not work, trying again", "error", err)
 			}
 		}
 		if !s.leads(r) {
@@ -209,7 +209,7 @@ func (s *Store) keepTime(ctx context.Context, r *raft.Raft) error {
 			continue
 		}
 		if err := s.propose(ctx, &tick{}, nil); err != nil && ctx.Err() == nil {
-			s.logger.Warn("letting time pass did not work, trying again", "error", err)
+			s.story.warn("letting time pass did not work, trying again", "error", err)
 		}
 	}
 }

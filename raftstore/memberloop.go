@@ -48,7 +48,7 @@ func (s *Store) keepMembers(ctx context.Context, r *raft.Raft) error {
 		s.poll(ctx, servers)
 		s.doubt(servers)
 		if err := s.settleMembers(ctx, r, servers); err != nil && ctx.Err() == nil && s.leads(r) {
-			s.logger.Warn("changing the members did not work, trying again", "error", err)
+			s.story.warn("changing the members did not work, trying again", "error", err)
 		}
 	}
 }

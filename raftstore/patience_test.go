@@ -55,34 +55,34 @@ func TestLeaderTurnsToReturnedNode(t *testing.T) {
 // node that leads no more.
 func TestPatienceEnds(t *testing.T) {
 	bubble(t, func(w *world) {
-		w.form(5)
+		w.form(4)
 		leader := w.leader()
 		away, other := w.others(leader)[0], w.others(leader)[1]
 		away.kill()
-		pass(time.Minute)
+		pass(30 * time.Second)
 		before := w.dialled(away.serverID)
-		pass(time.Minute)
+		pass(30 * time.Second)
 		if w.dialled(away.serverID) == before {
 			w.t.Error("nobody looks whether the server is back")
 		}
 		must(w.t, other.Remove(w.t.Context(), away.name))
 		pass(15 * time.Second)
 		before = w.dialled(away.serverID)
-		pass(time.Minute)
+		pass(30 * time.Second)
 		if n := w.dialled(away.serverID) - before; n > 0 {
 			w.t.Errorf("a removed server was dialled %d times", n)
 		}
 
 		other.kill()
-		pass(time.Minute)
+		pass(30 * time.Second)
 		next := w.others(leader)[0]
 		must(w.t, leader.Raft().LeadershipTransferToServer(raftID(next), raftAddr(next)).Error())
 		pass(15 * time.Second)
 		before = w.dialled(other.serverID)
-		pass(time.Minute)
+		pass(30 * time.Second)
 		// The new leader looks for it, at most four times a second.
-		if n := w.dialled(other.serverID) - before; n == 0 || n > 60*5 {
-			w.t.Errorf("a server that is away was dialled %d times a minute", n)
+		if n := w.dialled(other.serverID) - before; n == 0 || n > 30*5 {
+			w.t.Errorf("a server that is away was dialled %d times in half a minute", n)
 		}
 	})
 }

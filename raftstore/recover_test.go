@@ -99,6 +99,49 @@ func TestRecover(t *testing.T) {
 	})
 }
 
+// A node that has just caught up by a snapshot has next to no log; it recovers
+// all the same, as often as must be.
+func TestRecoverAfterSnapshot(t *testing.T) {
+	bubble(t, func(w *world) {
+		small := func(o *raftstore.Options) {
+			o.Tuning.SnapshotEntries, o.Tuning.TrailingLogs, o.Tuning.SegmentBytes = 50, 50, 32<<10
+		}
+		w.tune = small
+		w.form(3)
+		left := w.others(w.leader())[0]
+		left.kill()
+		fill(w, "a", 300)
+		pass(3 * time.Minute)
+		left = left.again()
+		w.settled(3)
+		for _, m := range w.others(left) {
+			m.kill()
+		}
+		for round := range 2 {
+			left.stop()
+			w.tune = func(o *raftstore.Options) {
+				small(o)
+				o.Recover = o.NodeName == left.name
+			}
+			left = left.again()
+			must(w.t, left.WaitReady(within(w.t, 10*time.Second)))
+			if n := left.AgentCount(); n != 300+20*round {
+				w.t.Fatalf("round %d: %d agents", round, n)
+			}
+			w.tune = small
+			next := w.start(7+round, "")
+			must(w.t, left.Join(w.t.Context(), next.serverID, next.name, next.addr))
+			w.settled(2)
+			fill(w, fmt.Sprint("round", round), 20)
+			w.same()
+			left.stop()
+			left = left.again() // without the flag
+			w.settled(2)
+			next.kill()
+		}
+	})
+}
+
 // Killed at any step, a recovery goes on with the next start, whether that asks
 // for one or not.
 func TestRecoverKilledAtEachStep(t *testing.T) {

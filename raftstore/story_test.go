@@ -134,3 +134,31 @@ func TestStory(t *testing.T) {
 		golden(w.t, "story.txt", told.String())
 	})
 }
+
+// A link that comes and goes does not fill the disk.
+func TestStoryIsShort(t *testing.T) {
+	bubble(t, func(w *world) {
+		j := w.listen()
+		w.form(3)
+		j.since(w, nil)
+		const minutes = 10
+		for begin := time.Now(); time.Since(begin) < minutes*time.Minute; {
+			m := w.leader()
+			if m == nil {
+				pass(time.Second)
+				continue
+			}
+			m.isolate()
+			pass(2 * time.Second)
+			m.rejoin()
+			pass(time.Second)
+		}
+		w.settled(3)
+		lines := strings.Split(strings.TrimSpace(j.since(w, nil)), "\n")
+		most := 3 * (20 + minutes*6 + 1)
+		w.t.Logf("%d lines of three nodes, at most %d", len(lines), most)
+		if len(lines) > most || len(lines) < most/2 || !strings.Contains(strings.Join(lines, "\n"), "lines_left_out=") {
+			w.t.Errorf("they begin with:\n%s", strings.Join(lines[:min(len(lines), 30)], "\n"))
+		}
+	})
+}
