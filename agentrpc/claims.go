@@ -203,6 +203,9 @@ func (c *claims) tell(ctx context.Context, n *claimNode) {
 			}
 			if c.call(ctx, n, batch, timeout) {
 				wait, timeout = claimGather, claimTimeout
+				if len(batch) == maxClaims {
+					wait = 0 // there is enough for another one
+				}
 				continue
 			}
 			if timeout == claimTimeout && ctx.Err() == nil { // once, until it answers

@@ -139,6 +139,7 @@ func (n *nodes) watch(agentID string, d time.Duration) (twice time.Duration) {
 			twice += tick
 		}
 	}
+	n.t.Logf("%s was counted twice for %v", agentID, twice)
 	return twice
 }
 

@@ -100,6 +100,37 @@ func TestOnlyThePresentSessionIsRaised(t *testing.T) {
 	})
 }
 
+func TestABatchIsBounded(t *testing.T) {
+	s := idleServer(t)
+	n := &claimNode{pending: make(map[*session]struct{})}
+	var present int
+	for i := range 2*maxClaims + 500 {
+		sess := newSession(nil, peerInfo{}, 0, s.hard)
+		s.registry.add(sess, fmt.Sprint("a", i))
+		n.pending[sess] = struct{}{}
+		if i%5 == 0 {
+			sess.end(nil)
+			continue
+		}
+		present++
+	}
+	heard := make(map[string]bool)
+	for batch := s.parts.claims.take(n); len(batch) > 0; batch = s.parts.claims.take(n) {
+		if len(batch) > maxClaims {
+			t.Errorf("%d claims in a call, want %d at most", len(batch), maxClaims)
+		}
+		for _, a := range batch {
+			if heard[a.sess.id] || a.epoch == 0 || a.sess.isEnded() {
+				t.Errorf("claim of %s with %d: twice, without an epoch or of a session that ended", a.sess.id, a.epoch)
+			}
+			heard[a.sess.id] = true
+		}
+	}
+	if len(heard) != present {
+		t.Errorf("%d claims, want %d", len(heard), present)
+	}
+}
+
 // Its receiver may still be at the last message.
 func TestALostSessionReportsNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
