@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 
 	"muster/fleet"
 )
@@ -18,6 +19,8 @@ const (
 	// maxMoving bounds the agents that are on their way from one node to another,
 	// so that two hold them for a moment, and that a search looks at one by one.
 	maxMoving = fleet.MaxAgentsPerCall
+	// maxSortBytes is how much of a text lists are sorted by.
+	maxSortBytes = 128
 	// spareHits is how many more hits than fill the page other nodes are asked
 	// for, because some may be of agents that have just moved away from them.
 	spareHits = 200
@@ -57,13 +60,31 @@ func (m matcher) match(d *agentDoc) bool {
 	return true
 }
 
-// hit is the document as an answer to the search, without its epoch.
+// hitOf is the document as an answer to the search, without its epoch.
 func hitOf(d *agentDoc, s fleet.AgentSearch) fleet.AgentHit {
 	h := fleet.AgentHit{AgentID: d.agent.AgentID, Number: d.agent.Number}
 	if s.Order != "" {
-		h.Value = d.field(s.Order)
+		h.Value = sortKey(d.field(s.Order))
 	}
 	return h
+}
+
+// sortKey is as much of a value as lists are sorted by, so that an answer of
+// many hits stays small: a list's first element, and the begin of a text.
+func sortKey(value any) any {
+	switch v := value.(type) {
+	case string:
+		return strings.ToValidUTF8(v[:min(len(v), maxSortBytes)], "") // as it comes through JSON
+	case []string:
+		if len(v) > 0 {
+			return []any{sortKey(v[0])}
+		}
+	case []any:
+		if len(v) > 0 {
+			return []any{sortKey(v[0])}
+		}
+	}
+	return value
 }
 
 // named returns the only agents that the filters can choose, if they say so:

@@ -478,3 +478,32 @@ func FuzzAgentSearch(f *testing.F) {
 		}
 	})
 }
+
+// TestLongSortKeys: texts that are long, or cut within a letter, and lists are
+// sorted on a fleet as on one node.
+func TestLongSortKeys(t *testing.T) {
+	f := newFleetWorld(t, 3)
+	for i, detail := range []string{"b", "a" + strings.Repeat("ü", 300), "a" + strings.Repeat("ü", 299) + "a", "a" + strings.Repeat("ü", 200), "", strings.Repeat("c", 5000), "ab"} {
+		id := fmt.Sprintf("a%d", i)
+		f.agentOn(i%3, id, 1)
+		s := f.nodes[i%3].live.sessions[id]
+		s.Heartbeat["state_detail"] = detail
+		s.IntranetIPv4 = []string{detail, "10.0.0.1"}[i%2:]
+		f.connect(i%3, s)
+	}
+	f.settle()
+	for _, order := range []string{"state_detail", "intranet_ipv4", "plugins.name"} {
+		for _, direction := range []string{"1", "-1"} {
+			call := "GET /api/v1/agent/getStatus?order_key=" + order + "&order_value=" + direction
+			q := request{as: fleet.RoleViewer}
+			want, got := idsOf(f.lone.data(call, q)), idsOf(f.nodes[0].data(call, q))
+			if diff := gocmp.Diff(want, got); diff != "" || len(got) != 7 {
+				t.Errorf("%s %s (-knows all +fleet):\n%s", order, direction, diff)
+			}
+		}
+	}
+	hits, err := f.nodes[1].api.SearchAgents(t.Context(), fleet.AgentSearch{Order: "state_detail", Limit: 9})
+	if b, _ := json.Marshal(hits); err != nil || len(b) > 1000 {
+		t.Errorf("%d bytes of hits, %v", len(b), err)
+	}
+}
