@@ -264,8 +264,8 @@ func (x *chaos) finish() {
 	x.say("the end: %d steps", x.steps)
 	x.whole()
 	process.Eventually(x.t, 2*time.Minute, "all agents stream again", func() error { return x.agents.Connected(chaosAgents) })
-	x.agents.Stop()
 	x.check(x.t)
+	x.agents.Stop()
 	if x.ledger != nil {
 		x.t.Error(x.ledger)
 	}

@@ -29,6 +29,7 @@ const (
 // TestProcessClusterAgents has 300 agents over three nodes, of which one is
 // killed and one is stopped well.
 func TestProcessClusterAgents(t *testing.T) {
+	t.Parallel()
 	c := process.NewCluster(t, 3, process.ClusterOptions{})
 	c.Form()
 	agents := c.StartAgents(process.AgentOptions{Agents: fleetAgents, Rate: fleetRate})

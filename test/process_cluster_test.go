@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -36,6 +37,7 @@ func times(t *testing.T, variable string, few int) int {
 // TestProcessClusterForms starts three cold nodes with the same flags, in any
 // order, and then uses each of them.
 func TestProcessClusterForms(t *testing.T) {
+	t.Parallel()
 	var took []time.Duration
 	for run := range times(t, "MUSTER_TEST_FORMATIONS", 1) {
 		c := process.NewCluster(t, 3, process.ClusterOptions{})
@@ -98,9 +100,31 @@ func eachNodeServes(t *testing.T, c *process.Cluster) {
 		}
 		return nil
 	})
+	readsElsewhere(t, c)
 	writers.Stop()
 	c.Same()
 	writers.Check(t, c.Nodes...)
+}
+
+// readsElsewhere writes through each node and reads that on each other one, at
+// once, by the index that came with the answer.
+func readsElsewhere(t *testing.T, c *process.Cluster) {
+	t.Helper()
+	token := c.Token()
+	for _, writer := range c.Nodes {
+		for _, reader := range c.Nodes {
+			tag := fmt.Sprintf("of-%s-for-%s", writer.Name, reader.Name)
+			res, body, err := writer.Exchange(callWithin, "POST", "/v1/keys", `{"scope":"sd","note":"`+tag+`"}`, map[string]string{"token": token})
+			if err != nil || res.StatusCode != 201 {
+				t.Fatalf("write %s: %v: %s", tag, err, body)
+			}
+			index := res.Header.Get("X-Muster-Index")
+			_, body, err = reader.Exchange(callWithin, "GET", "/v1/keys?limit=1000", "", map[string]string{"token": token, "X-Muster-Min-Index": index})
+			if err != nil || index == "" || !strings.Contains(string(body), tag) {
+				t.Errorf("%s does not show %s, at index %q: %v", reader.Name, tag, index, err)
+			}
+		}
+	}
 }
 
 // restarts kills all nodes at once and starts them again, with the same flags as

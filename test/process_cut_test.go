@@ -21,6 +21,7 @@ const leaderlessWithin = 15 * time.Second
 // TestProcessClusterCuts cuts real links between nodes, each in a network
 // namespace of its own, while clients write and agents deliver.
 func TestProcessClusterCuts(t *testing.T) {
+	t.Parallel()
 	network := process.NewNetwork(t)
 	c := process.NewCluster(t, 3, process.ClusterOptions{Network: network})
 	c.Form()

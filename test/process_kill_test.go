@@ -21,6 +21,7 @@ const (
 
 // TestProcessClusterKill kills leaders under writes, and then each node in turn.
 func TestProcessClusterKill(t *testing.T) {
+	t.Parallel()
 	c := process.NewCluster(t, 3, process.ClusterOptions{})
 	c.Form()
 	writers := c.Write(c.Nodes...)

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"muster/internal/agentpb"
 	"muster/test/process"
 )
 
@@ -19,6 +20,7 @@ type watched struct {
 	agents  *process.Agents
 	seen    *sightings
 	history *history
+	errands *errands
 	writers *process.Writers
 	stop    context.CancelFunc
 	wg      sync.WaitGroup
@@ -28,17 +30,22 @@ type watched struct {
 func watch(t *testing.T, c *process.Cluster, agents process.AgentOptions, rest time.Duration) *watched {
 	t.Helper()
 	w := &watched{Cluster: c, seen: &sightings{}}
-	agents.Hooks.OnCommand = w.seen.see
+	w.errands = &errands{}
+	agents.Hooks.OnCommand = func(agentID string, command *agentpb.Command) {
+		w.seen.see(agentID, command)
+		w.errands.see(agentID, command)
+	}
 	w.agents = c.StartAgents(agents)
 	process.Eventually(t, 30*time.Second, "the agents have streams", func() error { return w.agents.Connected(agents.Agents) })
 	process.Eventually(t, 30*time.Second, "the inventory has the agents", func() error { return known(c, w.agents.IDs()) })
-	w.history = newHistory(c, w.agents.IDs(), rest)
+	w.history, w.errands.agents = newHistory(c, w.agents.IDs(), rest), w.agents.IDs()
 	ctx, cancel := context.WithCancel(context.Background())
 	w.stop = cancel
 	token := c.Token()
 	for i, n := range c.Nodes {
 		w.wg.Go(func() { w.history.client(ctx, i, n, token) })
 		w.wg.Go(func() { w.history.client(ctx, i+len(c.Nodes), n, token) })
+		w.wg.Go(func() { w.errands.client(ctx, n, token, 3*rest) })
 	}
 	w.writers = c.Write(c.Nodes...)
 	t.Cleanup(w.end)
@@ -62,6 +69,7 @@ func (w *watched) check(t *testing.T) {
 	w.writers.Check(t, w.Running()...)
 	w.history.check(t)
 	w.seen.check(t, w.history)
+	w.errands.check(t, w.Running()[0], w.Token())
 	w.OneCluster()
 }
 
@@ -86,6 +94,7 @@ func known(c *process.Cluster, ids []string) error {
 // leads when it goes on: what it believes then is old, and neither clients nor
 // agents may be told any of it.
 func TestProcessClusterPause(t *testing.T) {
+	t.Parallel()
 	c := process.NewCluster(t, 3, process.ClusterOptions{})
 	c.Form()
 	w := watch(t, c, process.AgentOptions{Agents: 12, Rate: 1}, 50*time.Millisecond)

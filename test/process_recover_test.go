@@ -16,6 +16,7 @@ import (
 // majority any more, and never will be by itself. Every node says so, nobody
 // founds another cluster, and the node that is left becomes the new beginning.
 func TestProcessClusterRecover(t *testing.T) {
+	t.Parallel()
 	c := process.NewCluster(t, 3, process.ClusterOptions{})
 	c.Form()
 	id := c.OneCluster()

@@ -87,6 +87,7 @@ func unharmed(t *testing.T, c *process.Cluster) {
 // TestProcessClusterStrangers has nodes come that do not belong: they are kept
 // out, and both sides say in a line why.
 func TestProcessClusterStrangers(t *testing.T) {
+	t.Parallel()
 	const secret = "the secret of both clusters"
 	c := process.NewCluster(t, 3, process.ClusterOptions{Secret: secret})
 	c.Form()

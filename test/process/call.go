@@ -114,25 +114,37 @@ func (n *Node) Try(method, path, token, body string) (status int, answer []byte,
 }
 
 func (n *Node) try(within time.Duration, method, path, token, body string) (status int, answer []byte, err error) {
+	res, answer, err := n.Exchange(within, method, path, body, map[string]string{"token": token})
+	if err != nil {
+		return 0, nil, err
+	}
+	return res.StatusCode, answer, nil
+}
+
+// Exchange sends a request with these headers, those that are not empty, and
+// returns the answer with its body read.
+func (n *Node) Exchange(within time.Duration, method, path, body string, header map[string]string) (*http.Response, []byte, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), within)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, method, n.HTTP+path, strings.NewReader(body))
 	if err != nil {
-		return 0, nil, err
+		return nil, nil, err
 	}
-	if token != "" {
-		req.Header.Set("token", token)
+	for key, value := range header {
+		if value != "" {
+			req.Header.Set(key, value)
+		}
 	}
 	if body != "" {
 		req.Header.Set("Content-Type", "application/json")
 	}
 	res, err := caller.Do(req)
 	if err != nil {
-		return 0, nil, err
+		return nil, nil, err
 	}
 	defer res.Body.Close()
-	answer, err = io.ReadAll(res.Body)
-	return res.StatusCode, answer, err
+	answer, err := io.ReadAll(res.Body)
+	return res, answer, err
 }
 
 // Run runs the binary with the arguments of one of the operator's commands

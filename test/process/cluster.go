@@ -48,21 +48,18 @@ func NewCluster(t testing.TB, size int, opts ClusterOptions) *Cluster {
 	t.Helper()
 	Binary(t) // it may have to be built, which is no part of a formation
 	c := &Cluster{t: t, opts: opts}
-	kafka := ""
 	if opts.Network != nil {
-		c.host, kafka = opts.Network.host, opts.Network.gateway
+		c.host, c.Kafka = opts.Network.host, startKafka(t, hostPort(opts.Network.gateway, portKafka))
 	} else {
-		c.host = loopback(t)
-		kafka = c.host(0)
+		c.host, c.Kafka = loopback(t)
 	}
 	if opts.Secret == "" {
-		opts.Secret = "secret of " + t.Name() + " " + kafka
+		opts.Secret = "secret of " + t.Name() + " " + c.Kafka.Addr
 	}
 	c.secret = filepath.Join(t.TempDir(), "secret")
 	if err := os.WriteFile(c.secret, []byte(opts.Secret+"\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	c.Kafka = StartKafka(t, hostPort(kafka, portKafka))
 	var seeds []string
 	for i := range size {
 		seeds = append(seeds, hostPort(c.host(1+i), portGossip))

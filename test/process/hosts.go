@@ -5,7 +5,6 @@ package process
 
 import (
 	"fmt"
-	"net"
 	"os"
 	"runtime"
 	"testing"
@@ -22,31 +21,31 @@ const (
 // included.
 const maxHosts = 16
 
-// loopback returns a function that gives the hosts of one cluster addresses of
-// their own in 127.0.0.0/8. Ports that are free now may be some connection's
+// loopback gives a cluster addresses of its own in 127.0.0.0/8 and starts its
+// Kafka, which takes host 0. Ports that are free now may be some connection's
 // when a killed node wants them back: connections leave from 127.0.0.1, so
 // these stay. The process ID chooses the addresses, and among those the first
-// sixteen whose Kafka is not there yet.
-func loopback(t testing.TB) func(i int) string {
+// sixteen whose Kafka can have its port.
+func loopback(t testing.TB) (host func(i int) string, kafka *Kafka) {
 	t.Helper()
 	if runtime.GOOS != "linux" {
 		t.Skip("clusters of processes need all of 127.0.0.0/8, which only Linux answers for")
 	}
 	pid := os.Getpid()
+	var err error
 	for block := range 15 {
-		host := func(i int) string {
+		host = func(i int) string {
 			if i < 0 || i >= maxHosts {
 				t.Fatalf("host %d of at most %d", i, maxHosts)
 			}
 			return fmt.Sprintf("127.%d.%d.%d", 16+pid%211, pid/211%256, 1+block*maxHosts+i)
 		}
-		if l, err := net.Listen("tcp", hostPort(host(0), portKafka)); err == nil {
-			_ = l.Close()
-			return host
+		if kafka, err = tryKafka(t, hostPort(host(0), portKafka)); err == nil {
+			return host, kafka
 		}
 	}
-	t.Fatal("this process has too many clusters at once")
-	return nil
+	t.Fatalf("this process has too many clusters at once: %v", err)
+	return nil, nil
 }
 
 func hostPort(host string, port int) string { return fmt.Sprintf("%s:%d", host, port) }

@@ -29,16 +29,25 @@ type Kafka struct {
 	t    testing.TB
 }
 
-// StartKafka starts a broker at HOST:PORT that has the topic; it ends with the test.
-func StartKafka(t testing.TB, addr string) *Kafka {
+// startKafka starts a broker at HOST:PORT that has the topic; it ends with the test.
+func startKafka(t testing.TB, addr string) *Kafka {
 	t.Helper()
-	broker, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.SeedTopics(topicPartitions, topic),
-		kfake.ListenFn(func(network, _ string) (net.Listener, error) { return net.Listen(network, addr) }))
+	kafka, err := tryKafka(t, addr)
 	if err != nil {
 		t.Fatal(err)
 	}
+	return kafka
+}
+
+// tryKafka is startKafka for an address that may be taken.
+func tryKafka(t testing.TB, addr string) (*Kafka, error) {
+	broker, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.SeedTopics(topicPartitions, topic),
+		kfake.ListenFn(func(network, _ string) (net.Listener, error) { return net.Listen(network, addr) }))
+	if err != nil {
+		return nil, err
+	}
 	t.Cleanup(broker.Close)
-	return &Kafka{Addr: addr, t: t}
+	return &Kafka{Addr: addr, t: t}, nil
 }
 
 // Read gives each the records that the topic holds now, from its beginning. The
