@@ -73,10 +73,8 @@ func TestProcessDevCluster(t *testing.T) {
 	}
 	dir := t.TempDir()
 	for _, end := range []syscall.Signal{syscall.SIGINT, syscall.SIGKILL, syscall.SIGTERM} {
-		began := time.Now()
 		d := startDev(t, "--nodes", "3", "--agents", "6", "--data-dir", dir)
 		process.Eventually(t, time.Minute, "records of 6 agents flow", d.flows)
-		t.Log("flows", time.Since(began))
 		typed := 0
 		for line := range strings.Lines(d.out.String()) {
 			if line = strings.TrimSpace(line); !strings.HasPrefix(line, process.Binary(t)) {
@@ -92,7 +90,6 @@ func TestProcessDevCluster(t *testing.T) {
 			}
 			typed++
 		}
-		t.Log("typed", time.Since(began))
 		if typed != 4 {
 			t.Errorf("%d commands were printed, want 4", typed)
 		}
@@ -104,7 +101,6 @@ func TestProcessDevCluster(t *testing.T) {
 		case <-time.After(10 * time.Second):
 			t.Fatalf("it goes on after %v", end)
 		}
-		t.Log("ended", time.Since(began))
 		if code := d.cmd.ProcessState.ExitCode(); code != 0 && end != syscall.SIGKILL {
 			t.Errorf("%v: exit code %d", end, code)
 		}
