@@ -97,9 +97,9 @@ func (x *chaos) step() {
 	}
 	what := x.random.IntN(100)
 	switch {
-	case what < 55:
+	case what < 55 || (what < 75 && x.network == nil):
 		x.few(hold)
-	case what < 75 && x.network != nil:
+	case what < 75:
 		x.cut(hold)
 	case what < 85:
 		x.all(hold)
@@ -264,6 +264,7 @@ func (x *chaos) finish() {
 	x.say("the end: %d steps", x.steps)
 	x.whole()
 	process.Eventually(x.t, 2*time.Minute, "all agents stream again", func() error { return x.agents.Connected(chaosAgents) })
+	everywhere(x.t, x.Cluster, chaosAgents)
 	x.check(x.t)
 	x.agents.Stop()
 	if x.ledger != nil {

@@ -34,7 +34,7 @@ func TestProcessClusterAgents(t *testing.T) {
 	c.Form()
 	agents := c.StartAgents(process.AgentOptions{Agents: fleetAgents, Rate: fleetRate})
 	process.Eventually(t, 30*time.Second, "all agents have streams", func() error { return agents.Connected(fleetAgents) })
-	listed := everywhere(t, c)
+	listed := everywhere(t, c, fleetAgents)
 	for _, n := range c.Nodes {
 		if some := len(of(listed, n)); some < fleetAgents/6 {
 			t.Errorf("%s has %d of %d agents", n.Name, some, fleetAgents)
@@ -69,8 +69,9 @@ func TestProcessClusterAgents(t *testing.T) {
 	}
 }
 
-// everywhere wants each node to tell the same of all agents, and returns it.
-func everywhere(t *testing.T, c *process.Cluster) (agents map[string]apiv1.Agent) {
+// everywhere wants each node to know the stream of each agent, and the nodes to
+// hold no other, and returns what they say.
+func everywhere(t *testing.T, c *process.Cluster, want int) (agents map[string]apiv1.Agent) {
 	t.Helper()
 	for _, n := range c.Running() {
 		process.Eventually(t, 20*time.Second, n.Name+" lists all streams", func() (err error) {
@@ -83,12 +84,26 @@ func everywhere(t *testing.T, c *process.Cluster) (agents map[string]apiv1.Agent
 					streams++
 				}
 			}
-			if streams != fleetAgents {
-				return fmt.Errorf("%d of %d", streams, fleetAgents)
+			if streams != want {
+				return fmt.Errorf("%d of %d", streams, want)
 			}
 			return nil
 		})
 	}
+	process.Eventually(t, 20*time.Second, "no stream is held twice", func() error {
+		sum := 0
+		for _, n := range c.Running() {
+			s, err := n.Status(c.Token())
+			if err != nil {
+				return err
+			}
+			sum += s.Agents.Connected
+		}
+		if sum != want {
+			return fmt.Errorf("the nodes hold %d streams of %d agents", sum, want)
+		}
+		return nil
+	})
 	return agents
 }
 
@@ -107,7 +122,7 @@ func of(agents map[string]apiv1.Agent, n *process.Node) (ids []string) {
 // memory just before.
 func killUnder(t *testing.T, c *process.Cluster, agents *process.Agents) (moved []string, pending uint64) {
 	t.Helper()
-	before := everywhere(t, c)
+	before := everywhere(t, c, fleetAgents)
 	leader := c.Leader()
 	pending = mostPending(t, c, leader)
 	began := time.Now()
@@ -120,7 +135,7 @@ func killUnder(t *testing.T, c *process.Cluster, agents *process.Agents) (moved 
 	})
 	process.Eventually(t, streamWithin, "all agents stream again", func() error { return agents.Connected(fleetAgents) })
 	t.Logf("%s killed with %d agents: all stream again after %s", leader.Name, len(of(before, leader)), time.Since(began).Round(time.Millisecond))
-	after := everywhere(t, c)
+	after := everywhere(t, c, fleetAgents)
 	for _, n := range c.Running() {
 		for _, id := range of(before, n) {
 			if is, was := after[id], before[id]; is.Node != was.Node || !is.Session.ConnectedAt.Equal(was.Session.ConnectedAt) {
@@ -176,7 +191,7 @@ func mostPending(t *testing.T, c *process.Cluster, n *process.Node) (most uint64
 // stream ends, and what it received is in Kafka. It returns its agents.
 func stopUnder(t *testing.T, c *process.Cluster, agents *process.Agents) (moved []string) {
 	t.Helper()
-	n, listed := c.Follower(), everywhere(t, c)
+	n, listed := c.Follower(), everywhere(t, c, fleetAgents)
 	for _, other := range c.Others(c.Leader()) {
 		if len(of(listed, other)) > len(of(listed, n)) {
 			n = other

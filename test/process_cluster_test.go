@@ -114,13 +114,13 @@ func readsElsewhere(t *testing.T, c *process.Cluster) {
 	for _, writer := range c.Nodes {
 		for _, reader := range c.Nodes {
 			tag := fmt.Sprintf("of-%s-for-%s", writer.Name, reader.Name)
-			res, body, err := writer.Exchange(callWithin, "POST", "/v1/keys", `{"scope":"sd","note":"`+tag+`"}`, map[string]string{"token": token})
-			if err != nil || res.StatusCode != 201 {
-				t.Fatalf("write %s: %v: %s", tag, err, body)
+			wrote, err := writer.Exchange(callWithin, "POST", "/v1/keys", `{"scope":"sd","note":"`+tag+`"}`, map[string]string{"token": token})
+			if err != nil || wrote.Status != 201 {
+				t.Fatalf("write %s: %v: %s", tag, err, wrote.Body)
 			}
-			index := res.Header.Get("X-Muster-Index")
-			_, body, err = reader.Exchange(callWithin, "GET", "/v1/keys?limit=1000", "", map[string]string{"token": token, "X-Muster-Min-Index": index})
-			if err != nil || index == "" || !strings.Contains(string(body), tag) {
+			index := wrote.Header.Get("X-Muster-Index")
+			read, err := reader.Exchange(callWithin, "GET", "/v1/keys?limit=1000", "", map[string]string{"token": token, "X-Muster-Min-Index": index})
+			if err != nil || index == "" || !strings.Contains(string(read.Body), tag) {
 				t.Errorf("%s does not show %s, at index %q: %v", reader.Name, tag, index, err)
 			}
 		}

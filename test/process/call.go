@@ -114,21 +114,24 @@ func (n *Node) Try(method, path, token, body string) (status int, answer []byte,
 }
 
 func (n *Node) try(within time.Duration, method, path, token, body string) (status int, answer []byte, err error) {
-	res, answer, err := n.Exchange(within, method, path, body, map[string]string{"token": token})
-	if err != nil {
-		return 0, nil, err
-	}
-	return res.StatusCode, answer, nil
+	a, err := n.Exchange(within, method, path, body, map[string]string{"token": token})
+	return a.Status, a.Body, err
 }
 
-// Exchange sends a request with these headers, those that are not empty, and
-// returns the answer with its body read.
-func (n *Node) Exchange(within time.Duration, method, path, body string, header map[string]string) (*http.Response, []byte, error) {
+// Answer is what a node says to a request.
+type Answer struct {
+	Status int
+	Header http.Header
+	Body   []byte
+}
+
+// Exchange sends a request with these headers, those that are not empty.
+func (n *Node) Exchange(within time.Duration, method, path, body string, header map[string]string) (Answer, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), within)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, method, n.HTTP+path, strings.NewReader(body))
 	if err != nil {
-		return nil, nil, err
+		return Answer{}, err
 	}
 	for key, value := range header {
 		if value != "" {
@@ -140,11 +143,11 @@ func (n *Node) Exchange(within time.Duration, method, path, body string, header 
 	}
 	res, err := caller.Do(req)
 	if err != nil {
-		return nil, nil, err
+		return Answer{}, err
 	}
 	defer res.Body.Close()
-	answer, err := io.ReadAll(res.Body)
-	return res, answer, err
+	text, err := io.ReadAll(res.Body)
+	return Answer{Status: res.StatusCode, Header: res.Header, Body: text}, err
 }
 
 // Run runs the binary with the arguments of one of the operator's commands
