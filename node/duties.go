@@ -121,6 +121,8 @@ func (n *Node) judgeRival(ctx context.Context, rival fleet.Member) error {
 	}
 	n.log.Warn("a live node has this one's name; this one waits for it to be gone",
 		"node", n.cfg.NodeID, "other", rival.ServerID, "address", rival.NodeAddr, "for", nameWait)
+	why := fmt.Sprintf("the live node %s at %s, which has this one's name, to be gone", rival.ServerID, rival.NodeAddr)
+	n.waits.Store(&why)
 	tick := time.NewTicker(lookEvery)
 	defer tick.Stop()
 	for began := time.Now(); time.Since(began) < nameWait; {

@@ -33,10 +33,16 @@ func (n *Node) starting() string {
 
 // unreadable says why the replicated state may not be shown yet, or "".
 func (n *Node) unreadable() string {
-	if n.store.Ready() {
-		return ""
+	wrong := n.store.Status().Quarantined
+	switch {
+	case !n.store.Ready():
+		return n.starting()
+	case n.store.Removed(n.trust.serverID):
+		return errRemoved(n).Error()
+	case wrong != "":
+		return "quarantined: " + wrong
 	}
-	return n.starting()
+	return ""
 }
 
 // health judges the node for probes and people. It does not block.
