@@ -424,7 +424,7 @@ func FuzzReadSet(f *testing.F) {
 // when the numbers of the agents are known.
 func TestSearchWithSeveralHands(t *testing.T) {
 	f := newFleetWorld(t, 1)
-	for i := range 5003 {
+	for i := range 2503 {
 		f.agentOn(0, fmt.Sprintf("a%04d", i*7919%10000), float64(i*31%1009))
 	}
 	w := f.nodes[0]
@@ -439,7 +439,7 @@ func TestSearchWithSeveralHands(t *testing.T) {
 		t.Fatalf("%d hits, %v", len(want.Hits), err)
 	}
 	held, err := httpapi.ReadSet(want.Held)
-	if err != nil || held.GetCardinality() != 5002 {
+	if err != nil || held.GetCardinality() != 2502 {
 		t.Errorf("%d agents are held, %v", held.GetCardinality(), err)
 	}
 	for _, hands := range []int{1, 2, 5} {
