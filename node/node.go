@@ -165,6 +165,7 @@ func (n *Node) Run(ctx context.Context) error {
 	err := n.start(ctx, stack)
 	if err == nil {
 		close(n.ready)
+		n.members.Hurry()
 		n.log.Info("node is ready", "node", n.cfg.NodeID, "version", n.env.Build.Version,
 			"agents", n.self().AgentAddr, "sd", n.Addrs().SD, "http", n.Addrs().HTTP, "https", n.Addrs().HTTPS, "took", time.Since(n.started).Round(time.Millisecond))
 		<-ctx.Done()

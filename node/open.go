@@ -166,7 +166,7 @@ func (n *Node) openKafka() error {
 		n.serveBroker()
 	default:
 		opts.Brokers = []string{net.JoinHostPort(at, "9092")} // a name: the port for nodes is dialled
-		opts.Dial = n.dialBrokerOf(at)
+		opts.Dial, opts.OneBroker = n.dialBrokerOf(at), true
 	}
 	n.records, err = recordlog.New(opts)
 	return err

@@ -30,7 +30,7 @@ const roleNames = "admin,operator,viewer,task-viewer,rule-editor,rule-reader,res
 // commandLine is the whole command line.
 type commandLine struct {
 	Server serverCmd `cmd:"" help:"Run a node."`
-	Dev    devCmd    `cmd:"" help:"Run a node with an embedded Kafka and simulated agents on this machine."`
+	Dev    devCmd    `cmd:"" help:"Run nodes with an embedded Kafka and simulated agents on this machine."`
 	Sim    simCmd    `cmd:"" help:"Run simulated agents against nodes that run elsewhere."`
 
 	Status statusCmd `cmd:"" help:"Show a node's state."`
