@@ -146,6 +146,9 @@ func (n *Node) Token() string {
 	return n.session.token
 }
 
+// LastToken returns the last token of Token, for when none can be made.
+func (c *Cluster) LastToken() string { return c.session.token }
+
 // Get asks one of Elkeid's routes as the administrator, and decodes the data of
 // the answer, whose code must be 0, into out unless that is nil.
 func (n *Node) Get(path string, out any) {

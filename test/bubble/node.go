@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"muster/node"
+	"muster/recordlog"
 )
 
 // startWithin bounds a node's start and stop, in the bubble's time.
@@ -24,8 +25,10 @@ type Node struct {
 	Name, IP string
 	// Config is what the node gets at its next start.
 	Config node.Config
-	// Node runs between Start and Stop or Kill; else it is nil.
+	// Node runs between Start and Stop or Kill; else it is nil. Last is its ledger
+	// at its last Stop.
 	Node *node.Node
+	Last recordlog.Ledger
 	Log  *Log
 	// Trap, if set before a start, holds the node at the first step for which it
 	// returns true: see Trapped. Steps are the lines of its log, Info and above, and
@@ -99,8 +102,8 @@ func (n *Node) askToStop() (wait func()) {
 		if l.err != nil {
 			n.T.Errorf("%s did not stop well: %v", n.Name, l.err)
 		}
-		if ledger := stopping.Ledger(); ledger.Pending != 0 {
-			n.T.Errorf("%s: after a clean stop %d records are pending", n.Name, ledger.Pending)
+		if n.Last = stopping.Ledger(); n.Last.Pending != 0 {
+			n.T.Errorf("%s: after a clean stop %d records are pending", n.Name, n.Last.Pending)
 		}
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"muster/internal/agentpb"
 )
@@ -19,6 +20,9 @@ type seen struct {
 	mu *sync.Mutex
 	// revisions are the highest that each agent was sent.
 	revisions map[string]int
+	// doubtful are revisions whose writing was not acknowledged: they may come
+	// behind later ones.
+	doubtful map[int]bool
 	// latest is each agent's stream: what comes on an older one reaches nobody.
 	latest map[string]*Agent
 	// states are the hashes at each index.
@@ -27,7 +31,7 @@ type seen struct {
 }
 
 func newSeen() seen {
-	return seen{mu: &sync.Mutex{}, revisions: map[string]int{}, latest: map[string]*Agent{}, states: map[uint64]string{}}
+	return seen{mu: &sync.Mutex{}, revisions: map[string]int{}, doubtful: map[int]bool{}, latest: map[string]*Agent{}, states: map[uint64]string{}}
 }
 
 // Revision makes the version of a config that counts for what no agent may see:
@@ -40,11 +44,28 @@ func revisionOf(version string) (int, bool) {
 	return n, ok && err == nil
 }
 
+// clock shows the bubble's time as the log does.
+const clock = "15:04:05.000"
+
+func (a *Agent) where() string {
+	if a == nil {
+		return ""
+	}
+	return " by " + a.n.Name
+}
+
 // opened notes that an agent has another stream.
 func (s *seen) opened(agentID string, stream *Agent) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.latest[agentID] = stream
+}
+
+// Doubtful says that it is not known whether, or when, a revision was written.
+func (c *Cluster) Doubtful(revision int) {
+	c.seen.mu.Lock()
+	defer c.seen.mu.Unlock()
+	c.seen.doubtful[revision] = true
 }
 
 // command notes what an agent was sent, on a stream of its own or, with nil, on
@@ -60,11 +81,11 @@ func (s *seen) command(agentID string, stream *Agent, c *agentpb.Command) {
 	}
 	for _, item := range c.GetConfig() {
 		n, ok := revisionOf(item.GetVersion())
-		if !ok {
+		if !ok || s.doubtful[n] {
 			continue
 		}
 		if had := s.revisions[agentID]; n < had {
-			s.wrong = append(s.wrong, fmt.Sprintf("%s was sent config revision %d after %d", agentID, n, had))
+			s.wrong = append(s.wrong, fmt.Sprintf("%s: %s was sent config revision %d after %d%s", time.Now().Format(clock), agentID, n, had, stream.where()))
 		}
 		s.revisions[agentID] = max(n, s.revisions[agentID])
 	}
