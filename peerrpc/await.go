@@ -5,7 +5,9 @@ package peerrpc
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io"
 	"sync"
 	"time"
 
@@ -127,7 +129,7 @@ func (a *remoteAwait) open(ctx context.Context, peer peerrpcpb.PeerClient, taskI
 		err = stream.Send(&peerrpcpb.AwaitRequest{TaskId: taskID, WithinMs: uint32(max(0, within).Milliseconds())}) //nolint:gosec // at most maxAwait
 	}
 	var event *peerrpcpb.AwaitEvent
-	if err == nil {
+	if err == nil || errors.Is(err, io.EOF) { // the stream has ended, and Recv says why
 		event, err = stream.Recv()
 	}
 	switch stopped := timer.Stop(); {
