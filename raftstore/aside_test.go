@@ -38,6 +38,7 @@ func TestQuarantinedLosesVote(t *testing.T) {
 		bad := w.others(w.leader())[0]
 		w.quarantine(bad)
 		eventually(w.t, "it has no vote", func() bool { return !w.votes(bad) })
+		pass(time.Second) // the others have it
 		w.leader().kill()
 		eventually(w.t, "there is a leader", func() bool { return w.leader() != nil })
 		must(w.t, bad.CreateUser(w.t.Context(), user("passed-on")))

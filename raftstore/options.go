@@ -28,8 +28,9 @@ type Options struct {
 	// NodeName is the operator's name of this node. A directory belongs to one name.
 	NodeName string
 	// Transport is called once by Run for what reaches the other nodes, whose
-	// addresses its own ServerAddressProvider knows. Nil: this node stays alone. A
-	// transport that can be closed is closed when Run returns.
+	// addresses its own ServerAddressProvider knows, or are their IDs. Nil: this
+	// node stays alone. It must be a raft.WithPreVote; one that can be closed is
+	// closed when Run returns.
 	Transport func(serverID string) raft.Transport
 	// Peers reaches the stores of the other nodes. Nil: writes and linearizable
 	// reads work on the leader only.
