@@ -28,7 +28,7 @@ const (
 // handOver makes another server leader: the one furthest ahead of those that
 // live. Raft's own choice may be one that is away, and then nobody could write
 // until the try is over.
-func (s *Store) handOver(ctx context.Context, r *raft.Raft) error {
+func (s *Store) handOver(ctx context.Context, r *raft.Raft, await func(context.Context, raft.Future) error) error {
 	servers, err := configured(r)
 	if err != nil {
 		return err
@@ -48,7 +48,7 @@ func (s *Store) handOver(ctx context.Context, r *raft.Raft) error {
 	slices.SortStableFunc(to, func(a, b raft.Server) int { return cmp.Compare(rank(b), rank(a)) })
 	err = fmt.Errorf("no other voter answers: %w", fleet.ErrUnavailable)
 	for _, c := range to {
-		if err = s.await(ctx, r.LeadershipTransferToServer(c.ID, c.Address)); err == nil {
+		if err = await(ctx, r.LeadershipTransferToServer(c.ID, c.Address)); err == nil {
 			s.logger.Info("handed over the leadership", "to", c.ID)
 			return nil
 		}

@@ -22,6 +22,11 @@ const (
 	// contactLimit is the age of the leader's last word at which a node's
 	// state no longer counts as current.
 	contactLimit = 5 * time.Second
+	// vouchEvery is how often a follower makes sure that it has what the leader
+	// has, and vouchLimit how long that counts. The design allows contactLimit; less
+	// leaves less time in which a node that was just cut off pushes what is old.
+	vouchEvery = 500 * time.Millisecond
+	vouchLimit = 3 * time.Second
 )
 
 // watchLeadership notes the terms in which this node leads with everything of
@@ -40,7 +45,7 @@ func (s *Store) watchLeadership(ctx context.Context, r *raft.Raft) error {
 			continue
 		}
 		if s.quarantined() != "" {
-			if err := s.handOver(ctx, r); err != nil && ctx.Err() == nil {
+			if err := s.handOver(ctx, r, s.await); err != nil && ctx.Err() == nil {
 				s.story.warn("a quarantined node leads, because no other can", "error", err)
 			}
 			continue
@@ -91,11 +96,39 @@ func (s *Store) caughtUp(ctx context.Context, r *raft.Raft) bool {
 	if s.opts.Peers == nil {
 		return true
 	}
-	// What is committed as far as this node knows may be long ago.
+	return s.vouched(ctx) // what is committed as far as this node knows may be long ago
+}
+
+// vouched has the leader name the index up to which it must have applied
+// everything, and waits for that. What this node has then is as new as anything
+// that was acknowledged before the call.
+func (s *Store) vouched(ctx context.Context) bool {
+	began := time.Now()
 	ctx, cancel := context.WithTimeout(ctx, tickEvery)
 	defer cancel()
 	index, err := s.readIndexOnce(ctx)
-	return err == nil && s.waitApplied(ctx, index) == nil
+	if err != nil || s.waitApplied(ctx, index) != nil {
+		return false
+	}
+	s.vouchedAt.Store(began.UnixNano())
+	return true
+}
+
+// keepVouched makes sure, again and again, that this node's state is not old. A
+// heartbeat does not: after a partition it comes long before the entries.
+func (s *Store) keepVouched(ctx context.Context, r *raft.Raft) error {
+	t := time.NewTicker(vouchEvery)
+	defer t.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-t.C:
+		}
+		if s.opts.Peers != nil && s.Ready() && r.State() == raft.Follower {
+			s.vouched(ctx)
+		}
+	}
 }
 
 // leads tells whether this node leads, has applied all that was before, and can
@@ -149,8 +182,9 @@ func (s *Store) Ready() bool {
 }
 
 // Current tells whether this node may push config and tasks now: it was current
-// once, is not quarantined, had contact with the leader in the last 5 s, and has applied what the
-// other members had applied two seconds ago.
+// once, is not quarantined, has what the leader vouched for in the last 3 s (the
+// leader: heard a majority in the last 5 s), and has applied what the other members
+// had applied two seconds ago.
 func (s *Store) Current() bool {
 	if !s.Ready() || s.fsm.broken.Load() || s.quarantined() != "" || !s.appliedUpTo(s.opts.PeersApplied()) {
 		return false
@@ -159,7 +193,10 @@ func (s *Store) Current() bool {
 	if r.State() == raft.Leader {
 		return s.leads(r) && s.hearsMajority(r)
 	}
-	return r.State() == raft.Follower && time.Since(r.LastContact()) < contactLimit
+	if s.opts.Peers == nil {
+		return r.State() == raft.Follower && time.Since(r.LastContact()) < contactLimit
+	}
+	return r.State() == raft.Follower && time.Since(time.Unix(0, s.vouchedAt.Load())) < vouchLimit
 }
 
 // hearsMajority tells whether a leader had contact with a majority in the last

@@ -19,7 +19,7 @@ func (m *member) until(current bool) time.Duration {
 		if time.Since(begin) > time.Minute {
 			m.w.t.Fatalf("%s: current: %t, for a minute: %+v", m.name, !current, m.Status())
 		}
-		pass(10 * time.Millisecond)
+		pass(time.Millisecond)
 	}
 	return time.Since(begin)
 }

@@ -265,7 +265,7 @@ func (s *Store) remove(ctx context.Context, r *raft.Raft, nameOrID string) error
 	case id == s.serverID() && voters == 1:
 		return fleet.Refuse(fleet.CodeConflict, "%s is the only voter of this cluster: it cannot be removed", id)
 	case id == s.serverID():
-		if err := s.handOver(ctx, r); err != nil {
+		if err := s.handOver(ctx, r, s.await); err != nil {
 			return fmt.Errorf("handing over the leadership of the node to remove: %w", err)
 		}
 		return &NotLeaderError{} // the next leader is asked

@@ -85,7 +85,7 @@ func (s *Store) proposeHere(ctx context.Context, r *raft.Raft, e envelope) (answ
 	if err != nil {
 		return answer{}, 0, err
 	}
-	if err := s.awaitDone(ctx, done); err != nil {
+	if err := awaitDone(ctx, done); err != nil {
 		return answer{}, 0, s.writeError(ctx, r, err)
 	}
 	o, ok := f.Response().(outcome)
@@ -134,7 +134,9 @@ func (s *Store) enqueue(ctx context.Context, r *raft.Raft, data []byte) (f raft.
 	}
 	deadline, _ := ctx.Deadline()
 	f = r.Apply(data, time.Until(deadline))
-	return f, s.watchFuture(f), nil
+	answer := make(chan error, 1)
+	s.waits.Go(func() { answer <- f.Error() })
+	return f, answer, nil
 }
 
 // writeError translates raft's errors. Only ErrNotLeader and a full queue are

@@ -57,8 +57,11 @@ type life struct {
 	started, ready chan struct{}
 	// leadTerm is the term in which this node leads and has applied all before it.
 	leadTerm atomic.Uint64
-	recovery *Recovery // what New did about Options.Recover
-	story    story
+	// vouchedAt is when the leader was last asked for an index that this node has
+	// applied since, in Unix nanoseconds.
+	vouchedAt atomic.Int64
+	recovery  *Recovery // what New did about Options.Recover
+	story     story
 }
 
 // writers is what bounds the writes under way.
@@ -214,6 +217,7 @@ func (s *Store) Run(ctx context.Context) (err error) {
 	g.Go("leader", func(ctx context.Context) error { return s.watchLeader(ctx, r) })
 	g.Go("members", func(ctx context.Context) error { return s.keepMembers(ctx, r) })
 	g.Go("comparison", func(ctx context.Context) error { return s.keepComparing(ctx, r) })
+	g.Go("currency", func(ctx context.Context) error { return s.keepVouched(ctx, r) })
 	g.Go("readiness", func(ctx context.Context) error { return s.becomeReady(ctx, r) })
 	g.Go("clock", func(ctx context.Context) error { return s.keepTime(ctx, r) })
 	return errors.Join(g.Wait(), s.stop(r))
@@ -232,12 +236,12 @@ func (s *Store) stop(r *raft.Raft) error {
 	}
 	_ = within(s.drain)
 	if r.State() == raft.Leader && s.hasOtherVoters(r) {
-		if err := within(func(ctx context.Context) error { return s.handOver(ctx, r) }); err != nil {
+		if err := within(func(ctx context.Context) error { return s.handOver(ctx, r, awaitLast) }); err != nil {
 			s.logger.Warn("leadership was not handed over", "error", err)
 		}
 	}
 	close(s.transport.stopped)
-	return within(func(ctx context.Context) error { return s.await(ctx, r.Shutdown()) })
+	return within(func(ctx context.Context) error { return awaitLast(ctx, r.Shutdown()) })
 }
 
 // drain waits for the writes under way.
@@ -270,20 +274,26 @@ func (s *Store) hasOtherVoters(r *raft.Raft) bool {
 	return false
 }
 
-// await waits for one of raft's futures no longer than ctx.
+// await waits for one of raft's futures no longer than ctx. It is refused while
+// the store stops.
 func (s *Store) await(ctx context.Context, f raft.Future) error {
-	return s.awaitDone(ctx, s.watchFuture(f))
-}
-
-// watchFuture starts waiting for f. Raft answers every future in the end, at
-// the latest when it is shut down.
-func (s *Store) watchFuture(f raft.Future) <-chan error {
 	done := make(chan error, 1)
-	s.waits.Go(func() { done <- f.Error() })
-	return done
+	if !s.spawn(func() { done <- f.Error() }) {
+		return fleet.ErrClosed
+	}
+	return awaitDone(ctx, done)
 }
 
-func (*Store) awaitDone(ctx context.Context, done <-chan error) error {
+// awaitLast is await for the end of Run itself. Raft answers every future in the
+// end, at the latest when it is shut down.
+func awaitLast(ctx context.Context, f raft.Future) error {
+	done := make(chan error, 1)
+	var answer sync.WaitGroup
+	answer.Go(func() { done <- f.Error() })
+	return awaitDone(ctx, done)
+}
+
+func awaitDone(ctx context.Context, done <-chan error) error {
 	select {
 	case err := <-done:
 		return err
