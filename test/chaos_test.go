@@ -10,6 +10,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"strconv"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -275,6 +276,11 @@ func (x *chaos) finish() {
 	}
 	for _, n := range x.Nodes {
 		settled(x.t, x.Cluster, n)
+		for _, words := range []string{"DATA RACE", "panic: ", "quarantine"} {
+			if strings.Contains(n.Log.String(), words) {
+				x.t.Errorf("the log of %s has %q", n.Name, words)
+			}
+		}
 	}
 	total := x.Tally(x.agents).Total()
 	x.say("%d writes acknowledged; records: %+v; agents: %+v", x.writers.Acked(), total, x.agents.Summary().Records)
