@@ -47,9 +47,7 @@ func TestProcessClusterRecover(t *testing.T) {
 	}
 
 	for _, n := range c.Nodes {
-		if !hasAll(n.Log.Since(marks[n]), []string{"--recover --yes"}) {
-			t.Errorf("the log of %s does not say how to recover", n.Name)
-		}
+		says(t, n, marks[n], "--recover --yes")
 	}
 
 	left.Kill()
