@@ -159,7 +159,7 @@ func removedNode(views []nodeView, target *nodeView, id string) apiv1.RemovedNod
 	left := countVoters(views, target.server.ID)
 	next := "If its machine comes back, delete its data directory before muster runs there again: the cluster refuses it."
 	if target.alive {
-		next = "Stop muster on its machine: all nodes refuse it now, and its agents go to the others. To take it in again, delete its data directory first."
+		next = "Muster ends there by itself now and does not start again; its agents go to the others. To take the machine in again, delete its data directory first."
 	}
 	if left.all < 3 {
 		next += fmt.Sprintf(" The cluster has %d voters now and bears the loss of none: add a node.", left.all)

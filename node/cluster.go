@@ -337,7 +337,7 @@ func (n *Node) quorum(servers []fleet.Server) string {
 }
 
 func errRemoved(n *Node) error {
-	return fmt.Errorf("%s was removed from the cluster for good: stop this node; to use the machine again, move its data directory %s away and start it as a new node",
+	return fmt.Errorf("%s was removed from the cluster for good: to use the machine again, move its data directory %s away and start it as a new node",
 		n.trust.serverID, n.cfg.DataDir)
 }
 

@@ -211,6 +211,7 @@ func (n *Node) start(ctx context.Context, stack *lifecycle.Stack) error {
 	}
 	stack.Start("record log", n.records.Run)
 	stack.Start("agents", n.agents.Run) // handshakes fail before there are certificates
+	stack.Start("membership", after(member, n.watchRemoval))
 	stack.Start("names", after(member, n.watchRivals))
 	stack.Start("http", n.serveHTTP)
 	joining := !n.store.Bootstrapped()

@@ -109,6 +109,12 @@ func (p *Port) greet(t *tls.Conn, m *Membership, expect string, admit func() (ve
 	_, rerr := io.ReadFull(t, theirs[:])
 	heard := rerr == nil && theirs[0] != byte(welcome)
 	switch v := verdict(theirs[0]); {
+	case heard && err == nil && v == removed:
+		select {
+		case p.expelled <- peer.ServerID:
+		default: // one is enough
+		}
+		fallthrough
 	case heard && (err == nil || v == notMember):
 		return nil, &refusedError{v.reason(), fmt.Sprintf("it refuses this node: %s", v.words())}
 	case err != nil:

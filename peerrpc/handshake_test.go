@@ -148,6 +148,16 @@ func TestRefusedMembers(t *testing.T) {
 				if n := a.count("refused_total", "side", "dialled", "reason", tt.reasonA); n != 3 {
 					t.Errorf("a counts %v", n)
 				}
+				select {
+				case by := <-a.port.Expelled():
+					if name != "removed" || by != b.id {
+						t.Errorf("a hears from %s that it was removed", by)
+					}
+				default:
+					if name == "removed" {
+						t.Error("a does not know that it was removed")
+					}
+				}
 				if tt.accepted == "" {
 					return
 				}

@@ -38,7 +38,9 @@ type Port struct {
 	raft       *RaftLayer
 	peers      *queue
 	clients    *clients
-	pipes      *pipes
+	// expelled holds the ID of a member that said that this node was removed.
+	expelled chan string
+	pipes    *pipes
 	// anonymous is shown to those who join: the proofs take its place.
 	anonymous *tls.Certificate
 	shaking   sync.WaitGroup
@@ -61,6 +63,7 @@ func New(opts Options) (*Port, error) {
 		throttle:   newThrottle(),
 		conns:      newConnections(),
 		peers:      newQueue(opts.Listener.Addr()),
+		expelled:   make(chan string, 1),
 		pipes:      &pipes{slots: make(chan struct{}, opts.Tuning.Pipes)},
 	}
 	p.raft = &RaftLayer{queue: newQueue(serverAddr(opts.ServerID)), port: p}
@@ -91,6 +94,10 @@ func newAnonymous() (*tls.Certificate, error) {
 
 // Raft returns the layer for Raft's transport. It is always the same one.
 func (p *Port) Raft() *RaftLayer { return p.raft }
+
+// Expelled returns a channel that holds the server ID of a member which has said
+// that this node was removed from the cluster, once one has.
+func (p *Port) Expelled() <-chan string { return p.expelled }
 
 // Close frees the listener of a Port whose Run is never called.
 func (p *Port) Close() error { return p.opts.Listener.Close() }
