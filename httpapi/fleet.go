@@ -36,9 +36,11 @@ const (
 	newerGrace = 100 * time.Millisecond
 )
 
-// Peer is another live node of the cluster.
+// Peer is another node of the cluster.
 type Peer struct {
-	Name  string // as in fleet.Session.Node
+	Name string // as in fleet.Session.Node
+	// Calls is nil for a member that is not there: it counts as one that did not
+	// answer.
 	Calls PeerCalls
 }
 
@@ -66,8 +68,15 @@ type asking struct {
 // ask begins to look at the fleet.
 func (a *API) ask() *asking {
 	k := &asking{a: a, silent: make(map[string]bool)}
-	if a.opts.Fleet != nil {
-		k.peers = a.opts.Fleet()
+	if a.opts.Fleet == nil {
+		return k
+	}
+	for _, p := range a.opts.Fleet() {
+		if p.Calls == nil {
+			k.silent[p.Name] = true
+			continue
+		}
+		k.peers = append(k.peers, p)
 	}
 	return k
 }

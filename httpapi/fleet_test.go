@@ -199,6 +199,11 @@ func TestSilentNode(t *testing.T) {
 		equal(t, "some node that does not answer", []any{"a5", "a4", "a1", "a0", "a2", "a3", "a6", "a7"},
 			toAny(idsOf(w.data("GET /api/v1/agent/getStatus?order_key=cpu&order_value=-1", request{as: fleet.RoleViewer}))))
 		f.peers["n4"].silent, f.peers["n3"].older = false, false
+		f.peers["n2"].gone = true
+		if got := w.do("GET /v1/agents", request{as: fleet.RoleViewer}).Header().Get(httpapi.HeaderMissing); got != "n2" {
+			t.Errorf("a member that nobody can ask: %q are missing", got)
+		}
+		f.peers["n2"].gone = false
 		rec := w.do("GET /v1/agents", request{as: fleet.RoleViewer})
 		if rec.Header().Get(httpapi.HeaderMissing) != "" || strings.Contains(rec.Body.String(), "page_info") {
 			t.Errorf("when all answer: %v %s", rec.Header(), rec.Body)

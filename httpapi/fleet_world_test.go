@@ -34,7 +34,11 @@ func newFleetWorld(t testing.TB, n int) *fleetWorld {
 			o.Fleet = func() (peers []httpapi.Peer) {
 				for j := range f.nodes {
 					if other := fmt.Sprintf("n%d", j+1); other != name {
-						peers = append(peers, httpapi.Peer{Name: other, Calls: f.peers[other]})
+						p := httpapi.Peer{Name: other}
+						if !f.peers[other].gone {
+							p.Calls = f.peers[other]
+						}
+						peers = append(peers, p)
 					}
 				}
 				return peers
@@ -101,6 +105,7 @@ type fakePeer struct {
 	name   string
 	older  bool // of a release that does not know the calls
 	silent bool // never answers
+	gone   bool // counts as dead, so that nobody asks
 	// awaitFails: it answers, but not to Await.
 	awaitFails bool
 

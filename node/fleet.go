@@ -18,12 +18,14 @@ type others struct {
 	cluster func() string         // the cluster's ID, "" before this node belongs to one
 	members func() []fleet.Member // as gossip.Mesh has them
 	client  func(serverID string) *peerrpc.Client
+	servers func() ([]fleet.Server, error) // as the store's configuration has them
 }
 
 // others are those of this node; its parts are asked when they are needed.
 func (n *Node) others() others {
 	return others{
 		self: n.trust.serverID, cluster: n.trust.clusterID, members: n.members.Members, client: n.port.Client,
+		servers: n.store.Servers,
 	}
 }
 
@@ -43,11 +45,23 @@ func (o others) live() []fleet.Member {
 	return live
 }
 
-// Peers are the nodes to ask for agents.
+// Peers are the nodes to ask for agents, and the members that cannot be asked:
+// they may hold streams all the same.
 func (o others) Peers() []httpapi.Peer {
 	var peers []httpapi.Peer
+	named := make(map[string]bool)
 	for _, m := range o.live() {
 		peers = append(peers, httpapi.Peer{Name: m.NodeID, Calls: o.client(m.ServerID)})
+		named[m.NodeID] = true
+	}
+	servers, err := o.servers()
+	if err != nil {
+		return peers // the store is not running
+	}
+	for _, s := range servers {
+		if s.ID != o.self && !named[s.Name] {
+			peers = append(peers, httpapi.Peer{Name: s.Name})
+		}
 	}
 	return peers
 }

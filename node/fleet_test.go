@@ -26,17 +26,25 @@ func TestOtherNodes(t *testing.T) {
 	o := others{
 		self: "a~0a1b2c3d", cluster: func() string { return cluster }, members: func() []fleet.Member { return members },
 		client: func(string) *peerrpc.Client { return nil },
+		servers: func() ([]fleet.Server, error) {
+			return []fleet.Server{{ID: "a~0a1b2c3d", Name: "a"}, {ID: "b~0a1b2c3d", Name: "b"}, {ID: "c~0a1b2c3d", Name: "c"}}, nil
+		},
 	}
 	var names []string
 	for _, p := range o.Peers() {
+		if p.Calls == nil {
+			names = append(names, "silent "+p.Name)
+			continue
+		}
 		names = append(names, p.Name)
 	}
-	if diff := cmp.Diff([]string{"b", "f"}, names); diff != "" {
+	if diff := cmp.Diff([]string{"b", "f", "silent c"}, names); diff != "" {
 		t.Errorf("peers (-want +got):\n%s", diff)
 	}
 	if diff := cmp.Diff([]string{"b~0a1b2c3d", "f~0a1b2c3d"}, o.Nodes()); diff != "" {
 		t.Errorf("nodes (-want +got):\n%s", diff)
 	}
+	o.servers = func() ([]fleet.Server, error) { return nil, fleet.ErrUnavailable }
 	if cluster = ""; len(o.Peers()) != 0 || len(o.Nodes()) != 0 {
 		t.Error("a node without a cluster asks others")
 	}
