@@ -72,7 +72,7 @@ func (l *load) write(n *bubble.Node) {
 		select {
 		case <-l.done:
 			return
-		case <-time.After(50 * time.Millisecond):
+		case <-time.After(100 * time.Millisecond):
 		}
 		l.mu.Lock()
 		l.count++
@@ -149,7 +149,7 @@ func (l *load) wrote(what string, within time.Duration, nodes ...*bubble.Node) t
 func TestBubbleLeaderIsLostUnderWrites(t *testing.T) {
 	formed(t, 3, func(t *testing.T, c *bubble.Cluster) {
 		l := startLoad(c, inventory(c, 20))
-		for round := range 8 {
+		for round := range 4 {
 			c.Pass(time.Duration(rand.IntN(3000)) * time.Millisecond)
 			l.wrote("before", 2*time.Second, c.Nodes...)
 			leader := c.Leader()
@@ -183,7 +183,7 @@ func TestBubbleLeaderIsLostUnderWrites(t *testing.T) {
 // to go on answering agents.
 func aloneIsHarmless(t *testing.T, c *bubble.Cluster, l *load, alone *bubble.Node, since time.Time) {
 	t.Helper()
-	c.Pass(15 * time.Second)
+	c.Pass(12 * time.Second)
 	if late := l.after(since.Add(time.Second), alone); len(late) > 0 {
 		t.Errorf("%s is alone and acknowledged %d writes", alone.Name, len(late))
 	}
@@ -210,7 +210,7 @@ func TestBubbleMinorityRefusesWrites(t *testing.T) {
 		l.wrote("the majority", writtenWithin, many...)
 		c.AllDiscovered(5*time.Second, many, many)
 		c.AllDiscovered(5*time.Second, few, sorted(few))
-		c.Pass(20 * time.Second)
+		c.Pass(5 * time.Second)
 		if late := l.after(parted.Add(time.Second), few...); len(late) > 0 {
 			t.Errorf("the minority acknowledged %d writes", len(late))
 		}
@@ -252,7 +252,7 @@ func TestBubbleOneWayLinks(t *testing.T) {
 				reach = others[1:]
 			}
 			t.Logf("the leader is %s: written again after %s", way, l.wrote("the leader is "+way, 2*writtenWithin, reach...))
-			c.Pass(20 * time.Second)
+			c.Pass(8 * time.Second)
 			c.Heal()
 			l.wrote("healed", 15*time.Second, c.Nodes...)
 			c.AllReady(30*time.Second, c.Nodes...)
@@ -334,7 +334,7 @@ func TestBubbleMajorityIsLost(t *testing.T) {
 		for _, n := range lost {
 			n.Launch()
 		}
-		c.Pass(5 * time.Minute)
+		c.Pass(2 * time.Minute)
 		if ids := c.ClusterIDs(); len(ids) != 1 || ids[0] != cluster[0] {
 			t.Fatalf("clusters %q, want %q", ids, cluster)
 		}

@@ -62,7 +62,7 @@ func TestBubbleAnyNodeTakesWrites(t *testing.T) {
 				c.Leader()
 			}
 			for _, n := range c.Running() {
-				for range 5 {
+				for range 3 {
 					revision++
 					index := setConfig(n, revision)
 					want := bubble.Revision(revision)
@@ -82,7 +82,9 @@ func TestBubbleAnyNodeTakesWrites(t *testing.T) {
 						}
 					}
 				}
-				tokensWorkEverywhere(t, c, n)
+				if down == nil || n == c.Running()[0] {
+					tokensWorkEverywhere(t, c, n)
+				}
 			}
 			if down != nil {
 				down.Start()
