@@ -157,9 +157,6 @@ func (d delegate) NotifyLeave(n *memberlist.Node) {
 // NotifyConflict tells of two nodes with one name.
 func (d delegate) NotifyConflict(existing, other *memberlist.Node) {
 	if facts, err := fleet.DecodeMeta(other.Meta); err == nil && existing.Name == d.g.opts.Self.NodeID {
-		if facts.Started.Before(d.g.opts.Self.Started) {
-			d.g.usurpedAt.Store(time.Now().UnixNano())
-		}
 		select {
 		case d.g.rivals <- facts:
 		default: // the last one has not been looked at yet

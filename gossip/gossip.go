@@ -30,10 +30,6 @@ const (
 
 	updateTimeout = 5 * time.Second
 
-	// usurperMemory is longer than the time between two full comparisons, at which
-	// a conflict of names is noticed again.
-	usurperMemory = 3 * time.Minute
-
 	keyBytes = 32
 )
 
@@ -136,12 +132,10 @@ type Mesh struct {
 // warnings are the lines of the log that come once a minute at most.
 type warnings struct{ conflicts, foreign, strangers seldom }
 
-// names is what was noticed about this node's name.
+// names is about other nodes with this one's name.
 type names struct {
 	rivals chan fleet.Member
-	// usurpedAt is when it was last noticed, in Unix nanoseconds, that the name is
-	// that of a node which was started earlier.
-	usurpedAt atomic.Int64
+	yields atomic.Bool // what this node says would be taken for the other's word
 }
 
 // New binds the sockets and starts nothing.
@@ -208,7 +202,7 @@ func (g *Mesh) Run(ctx context.Context) error {
 
 // leave says goodbye, unless all others are leaving too, and ends memberlist.
 func (g *Mesh) leave(list *memberlist.Memberlist) {
-	if len(g.view.peers()) > 0 && !g.usurps() {
+	if len(g.view.peers()) > 0 && !g.yields.Load() {
 		g.send(list, append([]byte{kindLeaving}, g.opts.Self.NodeID...))
 		if err := list.Leave(g.goodbyeTimeout()); err != nil {
 			g.logger.Warn("could not tell the other nodes that this one leaves", "error", err)
@@ -242,14 +236,12 @@ func (g *Mesh) Tried() <-chan struct{} { return g.tried }
 // channel holds one; while a conflict lasts there are more.
 func (g *Mesh) Rivals() <-chan fleet.Member { return g.rivals }
 
-// RivalGone says that the node with this one's name is not there any more.
-func (g *Mesh) RivalGone() { g.usurpedAt.Store(0) }
+// Yield has this node keep quiet, because another one has its name and stays:
+// what this one says of itself, a goodbye too, would be taken for the other's word.
+func (g *Mesh) Yield() { g.yields.Store(true) }
 
-// usurps tells whether this node's name is that of one which was started
-// earlier: what it says of itself would be taken for the other's word.
-func (g *Mesh) usurps() bool {
-	return time.Since(time.Unix(0, g.usurpedAt.Load())) < usurperMemory
-}
+// RivalGone ends what Yield began.
+func (g *Mesh) RivalGone() { g.yields.Store(false) }
 
 // Hurry has the load reported at once, for a change that cannot wait.
 func (g *Mesh) Hurry() {
@@ -295,7 +287,7 @@ func (g *Mesh) report(ctx context.Context, list *memberlist.Memberlist) error {
 		sequence = max(sequence+1, uint64(now.UnixMilli()))
 		load.Sequence = sequence
 		g.view.setLoad(g.opts.Self.NodeID, load, now)
-		if !g.usurps() {
+		if !g.yields.Load() {
 			g.send(list, encodeLoad(g.opts.Self.NodeID, load))
 		}
 		if count%sweepReports == 0 {

@@ -102,6 +102,7 @@ func TestTwoNodesWithOneNameAreReported(t *testing.T) {
 			t.Error("the later node does not know of its rival")
 		}
 		time.Sleep(10 * time.Second)
+		three.Yield()
 		<-time.After(10 * time.Second)
 		if two, _ := one.member("n2"); !two.Alive || two.Load.Sessions != 20 {
 			t.Errorf("beside its rival: %+v", two)

@@ -42,7 +42,7 @@ func (n *Node) enter(ctx context.Context, runState func()) error {
 	n.awaitGossip(ctx)
 	select {
 	case rival := <-n.members.Rivals():
-		if err := n.judgeRival(ctx, rival); err != nil {
+		if err := n.judgeRival(ctx, rival, true); err != nil {
 			return err
 		}
 	default:

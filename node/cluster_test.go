@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"muster/fleet"
 	"muster/internal/pki"
 	"muster/peerrpc"
 )
@@ -74,5 +75,29 @@ func TestAppliedWatch(t *testing.T) {
 	w.note(at(12), 3)
 	if got := w.due(at(14)); got != 3 {
 		t.Errorf("what was heard long ago still counts: %d", got)
+	}
+}
+
+// TestGivesWay: a node that is ready never gives way, whatever the clocks say; a
+// starting one gives way to a member, and of two new ones exactly one does.
+func TestGivesWay(t *testing.T) {
+	now := time.Now()
+	ready := &Node{started: now, ready: make(chan struct{})}
+	close(ready.ready)
+	member := fleet.Member{ClusterID: "c1", Started: now.Add(-5 * time.Minute)}
+	if ready.givesWay(member, false) {
+		t.Error("a node that is ready gives way to one whose clock is behind")
+	}
+	starting := &Node{started: now, ready: make(chan struct{})}
+	member.Started = now.Add(5 * time.Minute)
+	if !starting.givesWay(member, true) {
+		t.Error("a node that starts does not give way to a member whose clock is ahead")
+	}
+	for _, apart := range []time.Duration{-time.Hour, time.Hour} {
+		a, b := &Node{started: now, ready: make(chan struct{})}, &Node{started: now.Add(apart), ready: make(chan struct{})}
+		seen := func(n *Node) fleet.Member { return fleet.Member{Started: n.started.Truncate(time.Second)} }
+		if a.givesWay(seen(b), true) == b.givesWay(seen(a), true) {
+			t.Error("of two new nodes not exactly one gives way")
+		}
 	}
 }

@@ -118,7 +118,7 @@ func (n *Node) watchRivals(ctx context.Context) error {
 		case <-ctx.Done():
 			return ctx.Err()
 		case rival := <-n.members.Rivals():
-			if err := n.judgeRival(ctx, rival); err != nil {
+			if err := n.judgeRival(ctx, rival, false); err != nil {
 				return err
 			}
 		}
@@ -126,15 +126,17 @@ func (n *Node) watchRivals(ctx context.Context) error {
 }
 
 // judgeRival returns an error when this node has to give way to another one
-// with its name, now or after waiting for that one to be gone.
-func (n *Node) judgeRival(ctx context.Context, rival fleet.Member) error {
-	if !n.laterThan(rival) {
+// with its name, now or after waiting for that one to be gone. starting is true
+// before this node has said anything to anybody.
+func (n *Node) judgeRival(ctx context.Context, rival fleet.Member, starting bool) error {
+	if !n.givesWay(rival, starting) {
 		return nil
 	}
 	if !n.answers(ctx, rival.NodeAddr) {
 		n.members.RivalGone()
 		return nil
 	}
+	n.members.Yield()
 	if rival.ServerID == n.trust.serverID {
 		return fmt.Errorf("server ID %s is that of the node at %s, which runs: two nodes run on copies of one data directory; "+
 			"stop one, and give the other an empty data directory", rival.ServerID, rival.NodeAddr)
@@ -160,8 +162,18 @@ func (n *Node) judgeRival(ctx context.Context, rival fleet.Member) error {
 		n.cfg.NodeID, rival.ServerID, rival.NodeAddr)
 }
 
-// laterThan tells which of two nodes with one name has to give way.
-func (n *Node) laterThan(rival fleet.Member) bool {
+// givesWay decides between two nodes with one name: a node that is ready stays,
+// one that starts gives way to a member. Of two that both start, their clocks
+// decide.
+func (n *Node) givesWay(rival fleet.Member, starting bool) bool {
+	select {
+	case <-n.ready:
+		return false
+	default:
+	}
+	if starting && rival.ClusterID != "" {
+		return true
+	}
 	own := n.started.Truncate(time.Second)
 	if own.Equal(rival.Started) {
 		return n.self().NodeAddr > rival.NodeAddr
