@@ -110,13 +110,21 @@ func TestBubbleAnyNodeReachesAllAgents(t *testing.T) {
 					})
 				}
 			}
-			listsAreWhole(t, n, agents)
+			tag := "given-to-" + n.Name
+			for _, a := range all(agents) {
+				n.V1("POST", "/v1/agents/"+a.Says.GetAgentId()+"/tags", apiv1.TagChange{Add: []string{tag}}, nil)
+			}
+			c.SameState(2 * time.Second)
+			for _, reader := range c.Nodes {
+				listsAreWhole(t, reader, agents, tag)
+			}
 		}
 	})
 }
 
-// listsAreWhole wants a node to show every agent with its stream and heartbeat.
-func listsAreWhole(t *testing.T, n *bubble.Node, agents map[string][]*bubble.Agent) {
+// listsAreWhole wants a node to show every agent with its stream, its heartbeat
+// and a tag.
+func listsAreWhole(t *testing.T, n *bubble.Node, agents map[string][]*bubble.Agent, tag string) {
 	t.Helper()
 	list, missing := listAgents(n)
 	if missing != "" || len(list) != len(all(agents)) {
@@ -125,6 +133,9 @@ func listsAreWhole(t *testing.T, n *bubble.Node, agents map[string][]*bubble.Age
 	for _, a := range list {
 		if a.Session == nil || a.Session.Heartbeat["cpu"] != 0.25 || a.State != "running" {
 			t.Errorf("%s shows %s as %s, with the session %+v", n.Name, a.ID, a.State, a.Session)
+		}
+		if !slices.Contains(a.Tags, tag) {
+			t.Errorf("%s shows %s with the tags %q, without %q", n.Name, a.ID, a.Tags, tag)
 		}
 		if got := statusOf(n, a.ID); got != "running" {
 			t.Errorf("%s: getStatus says that %s is %s", n.Name, a.ID, got)
@@ -163,6 +174,9 @@ func TestBubbleCutOffNodePushesNothing(t *testing.T) {
 			moved := cut.Open(agents[near.Name][1].Says.GetAgentId())
 			moved.Beat()
 			c.Pass(20 * time.Second)
+			if _, missing := listAgents(near); missing != cut.Name {
+				t.Errorf("%s is %s for long: %s says that %q is missing", cut.Name, way, near.Name, missing)
+			}
 			if got := len(lost.Commands()); got != had || len(moved.Commands()) != 0 {
 				t.Errorf("%s is %s and pushed %d commands to its agent, %d to one that came", cut.Name, way, got-had, len(moved.Commands()))
 			}
@@ -180,6 +194,50 @@ func TestBubbleCutOffNodePushesNothing(t *testing.T) {
 				t.Error("what an agent of the node sent while it was cut off is not in Kafka")
 			}
 			agents[near.Name][1] = moved
+		}
+	})
+}
+
+// A node that hears the leader again after a while has an old state for a moment,
+// whatever raft's heartbeats say. Agents that come to it just then must wait.
+func TestBubbleHealedNodePushesNothingOld(t *testing.T) {
+	formed(t, 3, func(t *testing.T, c *bubble.Cluster) {
+		const comers = 30
+		revision := 0
+		for range 3 {
+			cut := c.Others(c.Leader())[0]
+			c.Isolate(cut)
+			c.Pass(time.Duration(10_000+rand.IntN(20_000)) * time.Millisecond)
+			near := c.Others(cut)[0]
+			revision++
+			setConfig(near, revision)
+			var agents []*bubble.Agent
+			for i := range comers {
+				a := near.Open(fmt.Sprintf("comer-%d", i))
+				a.Beat()
+				agents = append(agents, a)
+			}
+			wantRevision(c, 5*time.Second, revision, agents...)
+			for i, a := range agents {
+				a.Cut()
+				agents[i] = cut.Open(a.Says.GetAgentId())
+				agents[i].Send() // it is connected
+			}
+			c.Heal()
+			for i, a := range agents {
+				if err := a.TrySend(bubble.NewRecord(bubble.Heartbeat, "state", "running")); err != nil {
+					t.Fatal(err)
+				}
+				if i > comers/2 {
+					<-time.After(20 * time.Millisecond)
+				}
+			}
+			wantRevision(c, 15*time.Second, revision, agents...)
+			for _, a := range agents {
+				a.Cut()
+			}
+			c.AllReady(time.Minute, c.Nodes...)
+			c.AllDiscovered(time.Minute, c.Nodes, c.Nodes)
 		}
 	})
 }

@@ -375,3 +375,60 @@ func TestBubbleMajorityIsLost(t *testing.T) {
 		again.end()
 	})
 }
+
+// The power fails everywhere at once. All come back by themselves, with all that
+// was acknowledged.
+func TestBubbleAllNodesDieAtOnce(t *testing.T) {
+	formed(t, 3, func(t *testing.T, c *bubble.Cluster) {
+		l := startLoad(c, inventory(c, 10))
+		for range 3 {
+			c.Pass(time.Duration(rand.IntN(3000)) * time.Millisecond)
+			l.wrote("before", 2*time.Second, c.Nodes...)
+			for _, n := range c.Running() {
+				n.Vanish()
+			}
+			c.Pass(time.Duration(rand.IntN(60_000)) * time.Millisecond)
+			c.StartAll(formWithin, c.Nodes...)
+			c.AllReady(10*time.Second, c.Nodes...)
+		}
+		l.end()
+	})
+}
+
+// A node that is removed through another one ends and says why, and is not taken
+// back with its disk; with an empty one it is a new member.
+func TestBubbleRemovedNodeIsGone(t *testing.T) {
+	for _, which := range []string{"a follower", "the leader"} {
+		t.Run(which, func(t *testing.T) {
+			formed(t, 3, func(t *testing.T, c *bubble.Cluster) {
+				l := startLoad(c, inventory(c, 5))
+				gone := c.Leader()
+				if which == "a follower" {
+					gone = c.Others(gone)[0]
+				}
+				left := c.Others(gone)
+				answer := left[0].Do(bubble.Request{Method: "DELETE", Path: "/v1/nodes/" + gone.Name + "?force=true", Token: left[0].Token()})
+				if answer.Status >= http.StatusMultipleChoices {
+					t.Fatalf("remove %s: %v", gone.Name, answer)
+				}
+				if err := gone.WaitEnd(30 * time.Second); err == nil || !strings.Contains(err.Error(), "removed from the cluster") {
+					t.Errorf("the removed node ended with: %v", err)
+				}
+				l.wrote("two are left", writtenWithin, left...)
+				c.AllDiscovered(10*time.Second, left, sorted(left))
+				c.Eventually(10*time.Second, "two voters", func() error { return voters(left[0], 2) })
+				c.SameState(10 * time.Second)
+
+				gone.Launch()
+				if err := gone.WaitEnd(time.Minute); err == nil || !strings.Contains(err.Error(), "removed from the cluster") {
+					t.Errorf("the removed node with its disk ended with: %v", err)
+				}
+				gone.Wipe()
+				gone.Start()
+				c.AllReady(30*time.Second, c.Nodes...)
+				c.Eventually(30*time.Second, "three voters", func() error { return voters(left[0], 3) })
+				l.end()
+			})
+		})
+	}
+}

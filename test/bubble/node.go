@@ -82,6 +82,18 @@ func (n *Node) WaitReady(within time.Duration) {
 	}
 }
 
+// WaitEnd waits until the node has ended by itself, and returns its error.
+func (n *Node) WaitEnd(within time.Duration) error {
+	n.T.Helper()
+	select {
+	case <-n.life.done:
+	case <-time.After(within):
+		n.T.Fatalf("%s did not end within %s", n.Name, within)
+	}
+	n.Node = nil
+	return n.life.err
+}
+
 // Stop stops the node as SIGTERM does, and fails the test if it did not end
 // well. It returns how long that took.
 func (n *Node) Stop() time.Duration {
