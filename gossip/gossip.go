@@ -269,7 +269,8 @@ func (g *Mesh) Update(self fleet.Member) error {
 		return nil
 	}
 	if err := list.UpdateNode(updateTimeout); err != nil {
-		return fmt.Errorf("tell the other nodes new facts: %w", err)
+		// They are queued, and part of every full comparison from now on.
+		g.logger.Warn("the other nodes may hear late of what is new about this one", "error", err)
 	}
 	return nil
 }
