@@ -228,12 +228,46 @@ func TestBubbleFounderDiesAtEachStep(t *testing.T) {
 	}
 }
 
-// founderDies tells whether the founder took so many steps before it was ready.
-func founderDies(t *testing.T, c *bubble.Cluster, step int, wiped bool) bool {
+// The node that founds the cluster stalls at a step, and is cut off until the
+// others believe that it is dead. Then it goes on.
+func TestBubbleFounderStalls(t *testing.T) {
+	for step := 1 + rand.IntN(stride); ; step += stride {
+		var reached bool
+		t.Run(fmt.Sprintf("step=%d", step), func(t *testing.T) {
+			bubble.RunCluster(t, 5, func(t *testing.T, c *bubble.Cluster) {
+				founder := c.Nodes[0]
+				if reached = launchAndTrap(t, c, founder, step); !reached {
+					return
+				}
+				c.Isolate(founder)
+				c.Pass(30 * time.Second)
+				if ids := c.ClusterIDs(); len(ids) > 1 {
+					t.Fatalf("clusters %q while the founder stalls", ids)
+				}
+				founder.Release()
+				c.Pass(10 * time.Second)
+				if ids := c.ClusterIDs(); len(ids) > 1 {
+					t.Fatalf("clusters %q after the founder went on", ids)
+				}
+				c.Heal()
+				for _, n := range c.Nodes {
+					n.WaitReady(2 * time.Minute)
+				}
+				wantOneCluster(c)
+			}, allFound)
+		})
+		if t.Failed() || !reached || step > 20 {
+			break
+		}
+	}
+}
+
+// launchAndTrap starts all nodes, and tells whether one of them is held at a step
+// before it is ready.
+func launchAndTrap(t *testing.T, c *bubble.Cluster, held *bubble.Node, step int) bool {
 	t.Helper()
-	founder := c.Nodes[0]
 	var at string
-	founder.Trap = func(n int, what string) bool {
+	held.Trap = func(n int, what string) bool {
 		if n == step {
 			at = what
 		}
@@ -243,21 +277,26 @@ func founderDies(t *testing.T, c *bubble.Cluster, step int, wiped bool) bool {
 		n.Launch()
 	}
 	caught := false
-	c.Eventually(formWithin, "the founder is caught or ready", func() error {
-		if caught = founder.Trapped(); caught {
+	c.Eventually(formWithin, "the node is held or ready", func() error {
+		if caught = held.Trapped(); caught || isReady(held) {
 			return nil
 		}
-		select {
-		case <-founder.Node.Ready():
-			return nil
-		default:
-			return fmt.Errorf("it took %d steps", founder.Steps())
-		}
+		return fmt.Errorf("it took %d steps", held.Steps())
 	})
-	if !caught {
+	held.Trap = nil
+	if caught {
+		t.Logf("held at %q", at)
+	}
+	return caught
+}
+
+// founderDies tells whether the founder took so many steps before it was ready.
+func founderDies(t *testing.T, c *bubble.Cluster, step int, wiped bool) bool {
+	t.Helper()
+	founder := c.Nodes[0]
+	if !launchAndTrap(t, c, founder, step) {
 		return false
 	}
-	t.Logf("killed at %q", at)
 	founder.Kill()
 	c.Pass(12 * time.Second)
 	if ids := c.ClusterIDs(); len(ids) > 1 {
@@ -267,7 +306,6 @@ func founderDies(t *testing.T, c *bubble.Cluster, step int, wiped bool) bool {
 	if wiped {
 		founder.Wipe()
 	}
-	founder.Trap = nil
 	founder.Launch()
 	if wiped {
 		// What it had promised is lost with its disk: the others may have to wait

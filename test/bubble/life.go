@@ -38,11 +38,13 @@ type life struct {
 	steps   atomic.Int64
 	trapped chan struct{} // closed once the trap has caught the process
 	caught  sync.Once
-	isTrap  func(step int, what string) bool // nil: none
+	// released is closed when it may go on.
+	released chan struct{}
+	isTrap   func(step int, what string) bool // nil: none
 }
 
 func newLife(host *memnet.Host) *life {
-	l := &life{host: host, done: make(chan struct{}), trapped: make(chan struct{})}
+	l := &life{host: host, done: make(chan struct{}), trapped: make(chan struct{}), released: make(chan struct{})}
 	l.ctx, l.die = context.WithCancel(context.Background())
 	l.running, l.stop = context.WithCancel(context.Background())
 	return l
@@ -94,8 +96,8 @@ func (l *life) dial(ctx context.Context, network, addr string) (net.Conn, error)
 	return conn, err
 }
 
-// step counts what the process does, and holds it there until it is dead or has
-// to stop if that is where the trap is.
+// step counts what the process does, and holds it there until it is released,
+// dead or has to stop if that is where the trap is.
 func (l *life) step(what string) {
 	number := int(l.steps.Add(1))
 	if l.isTrap == nil || l.ctx.Err() != nil || !l.isTrap(number, what) {
@@ -105,5 +107,6 @@ func (l *life) step(what string) {
 	select {
 	case <-l.ctx.Done():
 	case <-l.running.Done():
+	case <-l.released:
 	}
 }

@@ -171,7 +171,7 @@ func (n *Node) moveTo(fill func(to string) error) {
 }
 
 // Trapped tells whether Trap has stopped the node. It stays as it is then until
-// it is killed.
+// it is released or killed.
 func (n *Node) Trapped() bool {
 	select {
 	case <-n.life.trapped:
@@ -180,6 +180,10 @@ func (n *Node) Trapped() bool {
 		return false
 	}
 }
+
+// Release lets the node that was trapped go on, for good. It may be called once
+// in each of the node's lives.
+func (n *Node) Release() { close(n.life.released) }
 
 // Steps is how many steps the node's process took so far.
 func (n *Node) Steps() int { return int(n.life.steps.Load()) }
