@@ -50,8 +50,9 @@ type Options struct {
 	// PeersApplied returns the highest applied index that any member gossiped
 	// at least two seconds ago; nil: this node knows no others.
 	PeersApplied func() uint64
-	// Recover makes New turn this node into the only server of its cluster, from
-	// its own state and log, because the majority is lost for good. See Recovery.
+	// Recover is for a node that is to become the only server of its cluster, from
+	// its own state and log, because the majority is lost for good: New refuses a
+	// directory that nobody can recover from, and Run unless Store.Recover was called.
 	Recover bool
 	// Tuning is for tests and small machines; its zero value is for production.
 	Tuning Tuning

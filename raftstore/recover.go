@@ -14,7 +14,7 @@ import (
 	"github.com/hashicorp/raft"
 )
 
-// Recovery is what Options.Recover did.
+// Recovery is what Recover did.
 type Recovery struct {
 	ServerID string
 	// Dropped are the IDs of the servers that belong to the cluster no more.
@@ -44,8 +44,15 @@ func (r Recovery) String() string {
 		r.ServerID, r.Index, r.Applied, vote, strings.Join(r.Dropped, ", "))
 }
 
-// Recovery returns what was done because of Options.Recover, nil without it.
+// Recovery returns what Recover did, nil before it was called.
 func (s *Store) Recovery() *Recovery { return s.recovery }
+
+// recoveryPlan is what Recover will do.
+type recoveryPlan struct {
+	did   Recovery
+	alone []raft.Server
+	last  position // the end of the log
+}
 
 // checkRecoverable refuses, before anything is made, a directory without a past.
 func checkRecoverable(dir string) error {
@@ -56,48 +63,65 @@ func checkRecoverable(dir string) error {
 	return err
 }
 
-// recoverAlone makes this node the only server. It writes what a leader would
-// have written to remove the others, one by one, at the end of its own log, in one
-// append: from then on the log says that this node alone decides, so all of it is
-// committed, and is applied at once. Until then nothing has changed; repeated, it
-// finds nothing to do.
-func (s *Store) recoverAlone() error {
+// planRecovery finds out what Recover has to do, and refuses a directory that
+// nobody can recover from. It changes nothing.
+func (s *Store) planRecovery() error {
 	servers, last, err := s.lastConfiguration()
 	if err != nil {
 		return err
 	}
-	r := &Recovery{ServerID: s.serverID(), Index: last.Index}
-	member := false
+	p := &recoveryPlan{did: Recovery{ServerID: s.serverID(), Index: last.Index}, last: last}
+	r := &p.did
 	for _, server := range servers {
 		if id := string(server.ID); id != r.ServerID {
 			r.Dropped = append(r.Dropped, id)
 			continue
 		}
-		member, r.Voted = true, server.Suffrage == raft.Voter
+		r.Voted = server.Suffrage == raft.Voter
 		server.Suffrage = raft.Voter
-		servers = []raft.Server{server}
+		p.alone = []raft.Server{server}
 	}
 	dir := s.opts.Dir
 	switch {
 	case s.Removed(r.ServerID):
 		return fmt.Errorf("data directory %s belongs to server %s, which was removed from the cluster: recover from a node that was a member to the end", dir, r.ServerID)
-	case !member || s.files.node.ClusterID == "":
+	case p.alone == nil || s.files.node.ClusterID == "":
 		return fmt.Errorf("data directory %s is not a member's (server %s): recover from a node that is one, or leave --recover out to join as a new node", dir, r.ServerID)
 	case len(r.Dropped) > 0 && s.files.node.Recovered:
 		return fmt.Errorf("data directory %s was recovered by the start before this one, and has got other servers since (%s), which --recover would drop: leave it out. "+
 			"If their majority is lost for good too, start once without it and then with it", dir, strings.Join(r.Dropped, ", "))
 	}
+	s.plan = p
+	return nil
+}
+
+// Recover does what Options.Recover asks for, once, between New and Run. It
+// writes what a leader would have written to remove the others, one by one, at the
+// end of this node's own log, in one append: from then on the log says that this
+// node alone decides, so all of it is committed, and is applied at once. Until then
+// nothing has changed; repeated by another start, it finds nothing to do.
+func (s *Store) Recover() (err error) {
+	switch {
+	case s.plan == nil:
+		return fmt.Errorf("raftstore: recovering: Options.Recover was not set")
+	case s.recovery != nil:
+		return fmt.Errorf("raftstore: recovering: it was done already")
+	}
+	r := s.plan.did
 	if len(r.Dropped) > 0 {
-		if err := s.appendRecovery(r.Dropped, servers, last); err != nil {
-			return fmt.Errorf("writing the recovery into the log: %w", err)
+		if err := s.appendRecovery(r.Dropped, s.plan.alone, s.plan.last); err != nil {
+			return fmt.Errorf("raftstore: writing the recovery into the log: %w", err)
 		}
 	}
 	if r.Applied, err = s.applyRest(r.Index); err != nil {
-		return fmt.Errorf("applying the rest of the log: %w", err)
+		return fmt.Errorf("raftstore: applying the rest of the log: %w", err)
 	}
-	s.recovery = r
+	if err := s.noteRecovered(true); err != nil {
+		return fmt.Errorf("raftstore: %w", err)
+	}
+	s.recovery = &r
 	s.logger.Warn("started with --recover", "what", r.String(), "index", r.Index, "dropped", r.Dropped)
-	return s.noteRecovered(true)
+	return nil
 }
 
 // lastConfiguration returns the newest configuration that this node knows, and

@@ -4,6 +4,7 @@
 package raftstore_test
 
 import (
+	"crypto/sha256"
 	"fmt"
 	"io/fs"
 	"os"
@@ -12,6 +13,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/google/go-cmp/cmp"
 
 	"muster/fleet"
 	"muster/raftstore"
@@ -153,6 +156,7 @@ func TestRecoverKilledAtEachStep(t *testing.T) {
 		opts.NodeName, opts.Recover = left.name, true
 		s, err := raftstore.New(opts)
 		must(w.t, err)
+		must(w.t, s.Recover())
 		must(w.t, s.Close())
 		// Of the files only the log was written yet; and all but node.json.
 		for name, newer := range map[string][]string{"log": {"log"}, "state": {"log", "state.db"}, "all": {"log", "state.db", "node.json"}} {
@@ -178,6 +182,58 @@ func TestRecoverKilledAtEachStep(t *testing.T) {
 			}
 		}
 	})
+}
+
+// New alone changes nothing: whether the others are really lost is looked at
+// between it and Recover. A store that should have recovered and did not is not run.
+func TestRecoverMustBeCalled(t *testing.T) {
+	bubble(t, func(w *world) {
+		left, lost := loseMajority(w)
+		before := contents(w.t, left.dir)
+		open := func(yes bool) *raftstore.Store {
+			opts := options(left.dir)
+			opts.NodeName, opts.Recover = left.name, yes
+			s, err := raftstore.New(opts)
+			must(w.t, err)
+			if s.Recovery() != nil || s.Removed(lost[0].serverID) {
+				w.t.Errorf("it was done: %v", s.Recovery())
+			}
+			return s
+		}
+		s := open(true)
+		if err := s.Run(w.t.Context()); err == nil || !strings.Contains(err.Error(), "Recover was not called") {
+			w.t.Errorf("run: %v", err)
+		}
+		if d := cmp.Diff(before, contents(w.t, left.dir)); d != "" {
+			w.t.Error("something was written (-before +now):", d)
+		}
+		s = open(false)
+		if err := s.Recover(); err == nil {
+			w.t.Error("recovered unasked")
+		}
+		must(w.t, s.Close())
+		s = open(true)
+		must(w.t, s.Recover())
+		if err := s.Recover(); err == nil || s.Recovery() == nil {
+			w.t.Error("recovered twice")
+		}
+		must(w.t, s.Close())
+	})
+}
+
+// contents are the checksums of a directory's files.
+func contents(t *testing.T, dir string) map[string]string {
+	t.Helper()
+	sums := make(map[string]string)
+	must(t, fs.WalkDir(os.DirFS(dir), ".", func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() || path == "lock" {
+			return err
+		}
+		data, err := os.ReadFile(filepath.Join(dir, path))
+		sums[path] = fmt.Sprintf("%x", sha256.Sum256(data))
+		return err
+	}))
+	return sums
 }
 
 // What --recover must not be used for is refused, with what to do, and nothing

@@ -60,7 +60,8 @@ type life struct {
 	// vouchedAt is when the leader was last asked for an index that this node has
 	// applied since, in Unix nanoseconds.
 	vouchedAt atomic.Int64
-	recovery  *Recovery // what New did about Options.Recover
+	plan      *recoveryPlan // what Recover has to do; nil without Options.Recover
+	recovery  *Recovery     // what it did
 	story     story
 }
 
@@ -152,7 +153,7 @@ func (s *Store) open() (err error) {
 	}
 	prepare := func() error { return s.noteRecovered(false) }
 	if s.opts.Recover {
-		prepare = s.recoverAlone
+		prepare = s.planRecovery
 	}
 	if err := prepare(); err != nil {
 		return err
@@ -199,6 +200,9 @@ func (s *Store) Close() error { return s.files.close() }
 // and closes all files. It may be called once.
 func (s *Store) Run(ctx context.Context) (err error) {
 	defer func() { err = errors.Join(err, s.files.close()) }()
+	if s.plan != nil && s.recovery == nil {
+		return fmt.Errorf("raftstore: Options.Recover is set, but Recover was not called or failed: nothing may run as if it had been done")
+	}
 	id := s.serverID()
 	if s.transport, err = s.newTransport(id); err != nil {
 		return err

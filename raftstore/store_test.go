@@ -52,6 +52,9 @@ func run(t testing.TB, opts raftstore.Options) *node {
 	if err != nil {
 		t.Fatalf("New: %v", err)
 	}
+	if opts.Recover {
+		must(t, s.Recover())
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
 	var runErr error
