@@ -18,7 +18,7 @@ import (
 
 const (
 	fleetAgents = 300
-	fleetRate   = 10 // records a second and agent
+	fleetRate   = 5 // records a second and agent
 	// streamWithin is how long agents may be without a stream when their node dies.
 	streamWithin = 15 * time.Second
 	// unheard is how much of what an agent sends may be on its way when a node dies:

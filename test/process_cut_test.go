@@ -37,7 +37,6 @@ func TestProcessClusterCuts(t *testing.T) {
 	serves(t, leader)
 	network.Heal()
 	c.Whole()
-	c.Same()
 
 	// A follower alone: the others do not notice.
 	follower := c.Follower()

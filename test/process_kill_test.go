@@ -26,7 +26,9 @@ func TestProcessClusterKill(t *testing.T) {
 	c.Form()
 	writers := c.Write(c.Nodes...)
 	killLeaders(t, c, times(t, "MUSTER_TEST_REAL_KILLS", 3))
+	unlost(t, c, writers)
 	for _, n := range c.Nodes {
+		writers := c.Write(c.Nodes...)
 		sdWithin(t, c, n, true)
 		n.Kill()
 		gone := sdWithin(t, c, n, false)
@@ -35,12 +37,19 @@ func TestProcessClusterKill(t *testing.T) {
 		back := sdWithin(t, c, n, true)
 		c.Whole()
 		t.Logf("%s killed: gone from service discovery after %s, back %s after it was ready", n.Name, gone, back)
+		unlost(t, c, writers)
 	}
+	c.OneCluster()
+}
+
+// unlost ends the writers and wants every node to have the same state, with all
+// that was acknowledged.
+func unlost(t *testing.T, c *process.Cluster, writers *process.Writers) {
+	t.Helper()
 	writers.Stop()
 	c.Same()
 	writers.Check(t, c.Nodes...)
 	t.Logf("%d writes acknowledged", writers.Acked())
-	c.OneCluster()
 }
 
 // killLeaders kills the leader again and again and measures until each of the

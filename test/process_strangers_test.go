@@ -148,7 +148,6 @@ func sameName(t *testing.T, c *process.Cluster, secret, seeds string) {
 	unharmed(t, c)
 
 	victim.Kill()
-	marks = logSizes(c)
 	twin := c.Stranger(victim.Name, secret, "--join", seeds)
 	if err := os.CopyFS(twin.Dir, os.DirFS(victim.Dir)); err != nil {
 		t.Fatal(err)
@@ -156,8 +155,8 @@ func sameName(t *testing.T, c *process.Cluster, secret, seeds string) {
 	_ = os.Remove(filepath.Join(twin.Dir, "state", "lock"))
 	victim.Start()
 	twin.StartOnly()
+	// It ends so soon that the others may not have heard of it.
 	says(t, twin, 0, victim.Name, "copies of one data directory")
-	anySays(t, c, marks, victim.Name, "same name|copies of one data directory")
 	if code := twin.WaitExit(); code != 1 {
 		t.Errorf("the copy of %s ended with code %d:\n%s", victim.Name, code, twin.Log.Tail(20))
 	}
