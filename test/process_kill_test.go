@@ -14,6 +14,8 @@ import (
 const (
 	// againMedian and againWorst are how long writes may rest when a leader dies.
 	againMedian, againWorst = 1500 * time.Millisecond, 3 * time.Second
+	// manyKills have a median that says something.
+	manyKills = 10
 	// listedWithin is how long service discovery may take to drop a dead node,
 	// and to name one that is ready.
 	listedWithin = 5 * time.Second
@@ -67,8 +69,8 @@ func killLeaders(t *testing.T, c *process.Cluster, kills int) {
 	slices.Sort(took)
 	median, worst := took[len(took)/2], took[len(took)-1]
 	t.Logf("leader killed, written again after: median %s, worst %s of %d", median, worst, len(took))
-	if median > againMedian || worst > againWorst {
-		t.Errorf("that is more than %s and %s: %v", againMedian, againWorst, took)
+	if worst > againWorst || (len(took) >= manyKills && median > againMedian) {
+		t.Errorf("that is more than %s, and %s as a rule: %v", againWorst, againMedian, took)
 	}
 }
 
