@@ -26,6 +26,10 @@ const (
 	// often it does in the end.
 	sayEvery   = 30 * time.Second
 	sayAtLeast = 10 * time.Minute
+	// newsAtOnce is how many different texts are said at once, and newsEvery how
+	// often another one after that: some hold numbers that change all the time.
+	newsAtOnce = 10
+	newsEvery  = 10 * time.Second
 	// askWithin bounds one question to another node while a cluster forms.
 	askWithin = 5 * time.Second
 	// nameWait is how long a node that others refuse goes on asking: the node
@@ -47,6 +51,7 @@ func (n *Node) enter(ctx context.Context, runState func()) error {
 		}
 	default:
 	}
+	n.members.RivalGone()
 	if n.store.Removed(n.trust.serverID) {
 		return errRemoved(n)
 	}
@@ -167,7 +172,12 @@ func (f *founding) ask(ctx context.Context, self peerrpc.Candidate, servers []st
 	var missing []string
 	for _, id := range servers {
 		if id == self.ServerID {
-			if err := f.n.promises.Promise(ctx, self); err != nil {
+			err := f.n.promises.Promise(ctx, self)
+			if no, refused := errors.AsType[*fleet.Refusal](err); refused {
+				f.waitFor(no.Error()) // a cluster was heard of just now: the next step joins it
+				return nil
+			}
+			if err != nil {
 				return fmt.Errorf("promise to found the cluster: %w", err)
 			}
 			continue
@@ -341,23 +351,33 @@ func errRemoved(n *Node) error {
 		n.trust.serverID, n.cfg.DataDir)
 }
 
-// repeat tells when a line of the log is worth being said: when it is new, and
-// from time to time, more and more seldom.
+// repeat tells when a line of the log is worth being said: when it is new, unless
+// there was much news lately, and from time to time, more and more seldom.
 type repeat struct {
 	text  string
 	at    time.Time
 	pause time.Duration
+	// news is how many new texts may be said, as of counted.
+	news    float64
+	counted time.Time
 }
 
 func (r *repeat) due(text string) bool {
+	now := time.Now()
 	switch {
 	case text != r.text:
+		r.news = min(newsAtOnce, r.news+float64(now.Sub(r.counted))/float64(newsEvery))
+		r.counted = now
+		if r.news < 1 {
+			return false
+		}
+		r.news--
 		r.pause = sayEvery
-	case time.Since(r.at) < r.pause:
+	case now.Sub(r.at) < r.pause:
 		return false
 	default:
 		r.pause = min(2*r.pause, sayAtLeast)
 	}
-	r.text, r.at = text, time.Now()
+	r.text, r.at = text, now
 	return true
 }

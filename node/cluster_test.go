@@ -4,8 +4,14 @@
 package node
 
 import (
+	"fmt"
 	"log/slog"
+	"net"
+	"net/netip"
+	"path/filepath"
+	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"muster/fleet"
@@ -78,26 +84,112 @@ func TestAppliedWatch(t *testing.T) {
 	}
 }
 
-// TestGivesWay: a node that is ready never gives way, whatever the clocks say; a
-// starting one gives way to a member, and of two new ones exactly one does.
+// TestRepeat: news is said at once and what lasts more and more seldom; a text
+// that is new each second fills no disk.
+func TestRepeat(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var lasting, changing repeat
+		said := map[string]int{}
+		for i := range 3600 {
+			if lasting.due("it lasts") {
+				said["lasting"]++
+			}
+			if changing.due(fmt.Sprint(i, " entries are applied")) {
+				said["changing"]++
+			}
+			<-time.After(time.Second)
+		}
+		if said["lasting"] < 5 || said["lasting"] > 12 || said["changing"] < 100 || said["changing"] > 3600/10+newsAtOnce {
+			t.Errorf("said in an hour: %v", said)
+		}
+	})
+}
+
+// ends is a connection of which only the two ends are known.
+type ends struct {
+	net.Conn
+	from, to string
+}
+
+func (e ends) LocalAddr() net.Addr  { return tcpAddr(e.from) }
+func (e ends) RemoteAddr() net.Addr { return tcpAddr(e.to) }
+
+func tcpAddr(s string) *net.TCPAddr { return net.TCPAddrFromAddrPort(netip.MustParseAddrPort(s)) }
+
+// TestItself: a node that is known by another address of its own machine is no
+// copy of itself.
+func TestItself(t *testing.T) {
+	for _, c := range []struct {
+		own, from, to string
+		want          bool
+	}{
+		{"0.0.0.0:6760", "192.0.2.1:40000", "192.0.2.1:6760", true}, // of a machine's own addresses, Linux takes the same for both ends
+		{"[::]:6760", "192.0.2.1:40000", "192.0.2.1:6760", true},
+		{"192.0.2.1:6760", "192.0.2.1:40000", "192.0.2.1:6760", true},
+		{"0.0.0.0:6760", "192.0.2.1:40000", "192.0.2.2:6760", false},
+		{"0.0.0.0:6760", "127.0.0.1:40000", "127.0.0.1:6770", false},
+		{"127.0.0.2:6760", "127.0.0.1:40000", "127.0.0.1:6760", false},
+	} {
+		if got := itself(ends{from: c.from, to: c.to}, tcpAddr(c.own)); got != c.want {
+			t.Errorf("%+v: %t", c, got)
+		}
+	}
+}
+
+// TestGivesWay: who of two nodes with one name ends.
 func TestGivesWay(t *testing.T) {
 	now := time.Now()
-	ready := &Node{started: now, ready: make(chan struct{})}
-	close(ready.ready)
-	member := fleet.Member{ClusterID: "c1", Started: now.Add(-5 * time.Minute)}
-	if ready.givesWay(member, false) {
-		t.Error("a node that is ready gives way to one whose clock is behind")
-	}
-	starting := &Node{started: now, ready: make(chan struct{})}
-	member.Started = now.Add(5 * time.Minute)
-	if !starting.givesWay(member, true) {
-		t.Error("a node that starts does not give way to a member whose clock is ahead")
-	}
-	for _, apart := range []time.Duration{-time.Hour, time.Hour} {
-		a, b := &Node{started: now, ready: make(chan struct{})}, &Node{started: now.Add(apart), ready: make(chan struct{})}
-		seen := func(n *Node) fleet.Member { return fleet.Member{Started: n.started.Truncate(time.Second)} }
-		if a.givesWay(seen(b), true) == b.givesWay(seen(a), true) {
-			t.Error("of two new nodes not exactly one gives way")
+	earlier, later := now.Add(-time.Hour), now.Add(time.Hour)
+	for _, c := range []struct {
+		name                         string
+		ready, starting, member, own bool // own: the rival has this node's server ID
+		cluster                      string
+		started                      time.Time
+		want                         bool
+	}{
+		{"it is ready", true, false, true, false, "c1", earlier, false},
+		{"it starts, and the rival is a member", false, true, true, false, "c1", later, true},
+		{"it is a member that starts, and the rival's clock is behind", false, true, true, false, "", earlier, false},
+		{"both are new, and it is the later one", false, true, false, false, "", earlier, true},
+		{"both are new, and it is the earlier one", false, true, false, false, "", later, false},
+		{"both are ready on copies, and it is the later one", true, false, true, true, "c1", earlier, true},
+		{"both are ready on copies, and it is the earlier one", true, false, true, true, "c1", later, false},
+	} {
+		n := &Node{started: now, ready: make(chan struct{})}
+		n.trust = &trust{serverID: "n1~00000001"}
+		if c.ready {
+			close(n.ready)
 		}
+		if c.member {
+			n.trust.member.Store(&peerrpc.Membership{ClusterID: "c1"})
+		}
+		rival := fleet.Member{NodeID: "n1", ServerID: "n1~00000002", ClusterID: c.cluster, Started: c.started.Truncate(time.Second)}
+		if c.own {
+			rival.ServerID = n.trust.serverID
+		}
+		if got := n.givesWay(rival, c.starting); got != c.want {
+			t.Errorf("%s: gives way: %t", c.name, got)
+		}
+	}
+}
+
+// TestOwnPromiseIsRefused: a node that hears of a cluster between deciding to
+// found one and promising so to itself goes on and joins.
+func TestOwnPromiseIsRefused(t *testing.T) {
+	self := peerrpc.Candidate{ServerID: "n1~00000001", Expect: 3}
+	promises, err := peerrpc.OpenPromises(peerrpc.PromisesOptions{
+		Path: filepath.Join(t.TempDir(), promiseName), Self: self, ClusterID: func() string { return "c1" },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := &Node{log: slog.New(slog.DiscardHandler)}
+	n.promises = promises
+	f := founding{n: n, granted: make(map[string]bool)}
+	if err := f.ask(t.Context(), self, []string{self.ServerID, "n2~00000002"}, nil); err != nil {
+		t.Fatalf("the node would end: %v", err)
+	}
+	if why := n.waits.Load(); why == nil || !strings.Contains(*why, "c1") || promises.Given() != "" {
+		t.Errorf("waits for %v, promised %q", why, promises.Given())
 	}
 }

@@ -6,6 +6,7 @@ package node
 import (
 	"context"
 	"fmt"
+	"net"
 	"sync"
 	"time"
 
@@ -163,15 +164,20 @@ func (n *Node) judgeRival(ctx context.Context, rival fleet.Member, starting bool
 }
 
 // givesWay decides between two nodes with one name: a node that is ready stays,
-// one that starts gives way to a member. Of two that both start, their clocks
-// decide.
+// and so does a member beside one that is none; one that starts gives way to a
+// member. Of two that both start, their clocks decide, and of two that run on copies
+// of one data directory always: both may have become ready in a partition.
 func (n *Node) givesWay(rival fleet.Member, starting bool) bool {
+	running := false
 	select {
 	case <-n.ready:
-		return false
+		running = true
 	default:
 	}
-	if starting && rival.ClusterID != "" {
+	switch {
+	case running && rival.ServerID != n.trust.serverID, rival.ClusterID == "" && n.trust.clusterID() != "":
+		return false
+	case starting && rival.ClusterID != "":
 		return true
 	}
 	own := n.started.Truncate(time.Second)
@@ -181,7 +187,7 @@ func (n *Node) givesWay(rival fleet.Member, starting bool) bool {
 	return own.After(rival.Started)
 }
 
-// answers tells whether somebody listens at an address.
+// answers tells whether somebody else listens at an address.
 func (n *Node) answers(ctx context.Context, addr string) bool {
 	ctx, cancel := context.WithTimeout(ctx, raftTimeout)
 	defer cancel()
@@ -189,8 +195,18 @@ func (n *Node) answers(ctx context.Context, addr string) bool {
 	if err != nil {
 		return false
 	}
-	_ = c.Close()
-	return true
+	defer func() { _ = c.Close() }()
+	return !itself(c, n.sockets.node.Addr())
+}
+
+// itself tells whether a connection leads back to this node, which listens at
+// own: the others know it by an address of this machine that it had before.
+func itself(c net.Conn, own net.Addr) bool {
+	from, ok := c.LocalAddr().(*net.TCPAddr)
+	to, toOK := c.RemoteAddr().(*net.TCPAddr)
+	port, portOK := own.(*net.TCPAddr)
+	return ok && toOK && portOK && from.IP.Equal(to.IP) && to.Port == port.Port &&
+		(port.IP.IsUnspecified() || port.IP.Equal(to.IP))
 }
 
 // appliedWatch remembers the highest index that other members said to have

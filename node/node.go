@@ -201,6 +201,7 @@ func (n *Node) start(ctx context.Context, stack *lifecycle.Stack) error {
 			}
 		}
 	}
+	n.members.Yield() // until enter has looked for another node with this one's name
 	stack.Start("node port", n.port.Run)
 	stack.Start("gossip", n.members.Run)
 	stack.Start("state", after(member, n.runStore))
