@@ -55,6 +55,11 @@ func (n *Node) enter(ctx context.Context, runState func()) error {
 	if n.store.Removed(n.trust.serverID) {
 		return errRemoved(n)
 	}
+	if n.cfg.Cluster.Recover {
+		if err := n.recoverAlone(ctx); err != nil {
+			return err
+		}
+	}
 	runState()
 	if !n.store.Bootstrapped() {
 		if err := n.becomeMember(ctx); err != nil {

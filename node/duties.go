@@ -92,26 +92,6 @@ func (n *Node) addMembers(ctx context.Context, said map[string]*repeat) {
 	}
 }
 
-// watchRemoval ends this node when it was removed from the cluster, by its own
-// state or by the word of a member: after a recovery from another node its own
-// may know nothing of it.
-func (n *Node) watchRemoval(ctx context.Context) error {
-	tick := time.NewTicker(dutyEvery)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case by := <-n.port.Expelled():
-			return fmt.Errorf("%w (%s says so)", errRemoved(n), by)
-		case <-tick.C:
-			if n.store.Removed(n.trust.serverID) {
-				return errRemoved(n)
-			}
-		}
-	}
-}
-
 // watchRivals ends this node when an older one has its name and lives.
 func (n *Node) watchRivals(ctx context.Context) error {
 	for {

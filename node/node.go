@@ -58,6 +58,7 @@ type Node struct {
 	first    sync.Mutex // held while the first user is made
 	// waits says what a node that is not ready waits for.
 	waits     atomic.Pointer[string]
+	apart     apart
 	storeRuns atomic.Bool // the store closes its files itself
 }
 

@@ -42,7 +42,7 @@ func (n *Node) unreadable() string {
 	case wrong != "":
 		return "quarantined: " + wrong
 	}
-	return ""
+	return n.apart.fork()
 }
 
 // health judges the node for probes and people. It does not block.
@@ -75,6 +75,12 @@ func (n *Node) health() httpapi.Health {
 		} else {
 			h.Degraded = append(h.Degraded, away)
 		}
+	}
+	if fork := n.apart.fork(); fork != "" {
+		h.Reasons = append(h.Reasons, fork)
+	}
+	if by := n.apart.saysRemoved(); by != "" {
+		h.Degraded = append(h.Degraded, removedBy(by))
 	}
 	h.Ready = len(h.Reasons) == 0
 	return h

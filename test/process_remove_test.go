@@ -74,3 +74,21 @@ func TestProcessClusterOldDirectories(t *testing.T) {
 	c.Whole()
 	c.Same()
 }
+
+// TestProcessClusterRecoverByMistake starts a node with --recover while the
+// majority lives: it would be a second cluster.
+func TestProcessClusterRecoverByMistake(t *testing.T) {
+	t.Parallel()
+	c := process.NewCluster(t, 3, process.ClusterOptions{})
+	c.Form()
+	n := c.Follower()
+	n.Kill()
+	c.Writes(2*againWorst, c.Running()...)
+	n.StartOnly("--recover", "--yes")
+	if code := n.WaitExit(); code != 1 || !strings.Contains(n.Log.String(), "the majority lives") {
+		t.Errorf("--recover beside a majority ended with %d:\n%s", code, n.Log.Tail(20))
+	}
+	n.Start()
+	c.Whole()
+	c.Same()
+}
