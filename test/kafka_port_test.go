@@ -116,6 +116,7 @@ func (noCalls) ReadIndex(context.Context) (uint64, error) { return 0, fleet.ErrU
 func (noCalls) NodeState(context.Context) (fleet.NodeState, error) {
 	return fleet.NodeState{}, fleet.ErrUnavailable
 }
+
 func (noCalls) IssueNode(context.Context, string, crypto.PublicKey) (peerrpc.Issued, error) {
 	return peerrpc.Issued{}, fleet.ErrUnavailable
 }
