@@ -8,6 +8,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"slices"
 	"time"
 
@@ -27,29 +28,28 @@ const (
 
 // handOver makes another server leader: the one furthest ahead of those that
 // live. Raft's own choice may be one that is away, and then nobody could write
-// until the try is over.
+// until the try is over. A quarantined node hands over only to one that can be
+// trusted: two of them would give it to each other for ever.
 func (s *Store) handOver(ctx context.Context, r *raft.Raft, await func(context.Context, raft.Future) error) error {
 	servers, err := configured(r)
 	if err != nil {
 		return err
 	}
+	wrong := s.quarantined() != ""
 	var to []raft.Server
 	for _, c := range servers {
-		if c.Suffrage == raft.Voter && string(c.ID) != s.serverID() && s.transport.isAway(c.ID) == nil {
+		if c.Suffrage == raft.Voter && string(c.ID) != s.serverID() && s.transport.isAway(c.ID) == nil &&
+			(!wrong || s.members.sighting(c.ID).trusted()) {
 			to = append(to, c)
 		}
 	}
-	rank := func(c raft.Server) uint64 {
-		if seen := s.members.sighting(c.ID); seen.trusted() {
-			return seen.Applied.Index + 1
-		}
-		return 0
-	}
-	slices.SortStableFunc(to, func(a, b raft.Server) int { return cmp.Compare(rank(b), rank(a)) })
-	err = fmt.Errorf("no other voter answers: %w", fleet.ErrUnavailable)
+	slices.SortStableFunc(to, func(a, b raft.Server) int {
+		return cmp.Compare(s.members.sighting(b.ID).rank(), s.members.sighting(a.ID).rank())
+	})
+	err = fmt.Errorf("no other voter that can be trusted answers: %w", fleet.ErrUnavailable)
 	for _, c := range to {
 		if err = await(ctx, r.LeadershipTransferToServer(c.ID, c.Address)); err == nil {
-			s.logger.Info("handed over the leadership", "to", c.ID)
+			s.story.say(slog.LevelInfo, "handed over the leadership", "to", c.ID)
 			return nil
 		}
 		err = fmt.Errorf("handing over to %s: %w: %w", c.ID, err, fleet.ErrUnavailable)
@@ -63,19 +63,43 @@ func (m *members) sighting(id raft.ServerID) sighting {
 	return m.seen[string(id)]
 }
 
+func (n sighting) fresh() bool { return !n.at.IsZero() && time.Since(n.at) < freshAnswer }
+
 // trusted tells whether the server answered lately and is not quarantined.
-func (n sighting) trusted() bool {
-	return !n.at.IsZero() && time.Since(n.at) < freshAnswer && n.Applied.Hash != ""
+func (n sighting) trusted() bool { return n.fresh() && n.Applied.Hash != "" }
+
+// rank is higher for a server that is the better leader: the quarantined come
+// last, then those that nothing is known of.
+func (n sighting) rank() uint64 {
+	switch {
+	case n.trusted():
+		return n.Applied.Index + 2
+	case n.fresh():
+		return 0
+	default:
+		return 1
+	}
 }
 
-// stepAside is what a quarantined node does in place of the leader's work.
+// stepAside is what a quarantined node does in place of the leader's work: as
+// leader it looks for another and hands over, as follower it asks to lose its vote.
 func (s *Store) stepAside(ctx context.Context, r *raft.Raft) {
-	if r.State() != raft.Follower || time.Since(s.members.asked) < asideEvery {
+	servers, err := configured(r)
+	if err != nil {
+		return // raft is stopping
+	}
+	if r.State() == raft.Leader {
+		s.poll(ctx, servers)
+		term := r.CurrentTerm()
+		if err := s.handOver(ctx, r, s.await); err != nil && ctx.Err() == nil && s.members.stuckIn != term {
+			s.members.stuckIn = term
+			s.story.warn("a quarantined node leads, because no other can: nothing can be written until another is back", "error", err)
+		}
 		return
 	}
-	servers, err := configured(r)
+	s.members.forget(nil)
 	i := indexOf(servers, raft.ServerID(s.serverID()))
-	if err != nil || i < 0 || servers[i].Suffrage != raft.Voter {
+	if r.State() != raft.Follower || time.Since(s.members.asked) < asideEvery || i < 0 || servers[i].Suffrage != raft.Voter {
 		return
 	}
 	s.members.asked = time.Now()
@@ -122,5 +146,12 @@ func (s *Store) demote(ctx context.Context, r *raft.Raft, id string) error {
 // longest, and it has to lead until another has that too.
 func (s *Store) holdsBack() bool {
 	r := s.raft.Load()
-	return r != nil && s.quarantined() != "" && time.Since(r.LastContact()) < asideWait
+	if r == nil || s.quarantined() == "" {
+		return false
+	}
+	contact := r.LastContact()
+	if contact.Before(s.begun) { // it has had none yet
+		contact = s.begun
+	}
+	return time.Since(contact) < asideWait
 }

@@ -8,6 +8,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hashicorp/raft"
+
 	"muster/fleet"
 )
 
@@ -15,7 +17,8 @@ import (
 func (w *world) quarantine(bad *member) {
 	w.t.Helper()
 	bad.Diverge()
-	must(w.t, w.leader().CreateUser(w.t.Context(), user("judged")))
+	must(w.t, w.leader().CreateUser(w.t.Context(), user("judges-"+bad.name)))
+	pass(5 * time.Second)
 	eventually(w.t, "it knows", func() bool { return bad.Status().Quarantined != "" })
 }
 
@@ -93,11 +96,12 @@ func TestQuarantinedDoesNotLead(t *testing.T) {
 		}
 		for k := range 3 {
 			begin := time.Now()
-			leader.kill()
+			leader.die()
 			must(w.t, good.CreateUser(w.t.Context(), user(fmt.Sprint("u", k))))
 			if took := time.Since(begin); !good.Leads() || took > 3*time.Second {
 				w.t.Errorf("written again after %s by leader %s", took, good.Status().Leader)
 			}
+			leader.bury()
 			leader = leader.again()
 			w.voting(3)
 			must(w.t, good.Raft().LeadershipTransferToServer(raftID(leader), raftAddr(leader)).Error())
@@ -128,5 +132,49 @@ func TestQuarantinedDoesNotLead(t *testing.T) {
 		leader.bury()
 		bad.Mend()
 		bad.stop()
+	})
+}
+
+// Two wrong nodes of three hand the leadership to the third, not to each other,
+// whichever of them comes to lead, and keep it quietly while the third is away.
+func TestTwoWrongOfThree(t *testing.T) {
+	bubble(t, func(w *world) {
+		all := w.form(3)
+		wrong, good := all[:2], all[2] // the good one comes last in the configuration
+		if !good.Leads() {
+			must(w.t, w.leader().Raft().LeadershipTransferToServer(raftID(good), raftAddr(good)).Error())
+			eventually(w.t, "the good one leads", good.Leads)
+		}
+		for _, m := range wrong {
+			w.quarantine(m)
+		}
+		for _, m := range wrong {
+			before := good.Status().Term
+			must(w.t, good.Raft().LeadershipTransferToServer(raftID(m), raftAddr(m)).Error())
+			begin := time.Now()
+			eventually(w.t, "the good one leads again", good.Leads)
+			if took, terms := time.Since(begin), good.Status().Term-before; took > 3*time.Second || terms > 2 {
+				w.t.Errorf("after %s and %d terms", took, terms)
+			}
+		}
+		must(w.t, wrong[0].CreateUser(w.t.Context(), user("passed-on")))
+
+		good.kill()
+		eventually(w.t, "one of the others leads", func() bool {
+			return wrong[0].Raft().State() == raft.Leader || wrong[1].Raft().State() == raft.Leader
+		})
+		pass(2 * time.Second)
+		before := wrong[0].Status().Term
+		pass(time.Minute)
+		if now := wrong[0].Status().Term; now != before {
+			w.t.Errorf("the term went from %d to %d", before, now)
+		}
+		good = good.again()
+		eventually(w.t, "the good one leads when it is back", good.Leads)
+		must(w.t, good.CreateUser(w.t.Context(), user("written")))
+		for _, m := range wrong {
+			m.Mend()
+			m.stop()
+		}
 	})
 }

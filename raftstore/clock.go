@@ -45,10 +45,7 @@ func (s *Store) watchLeadership(ctx context.Context, r *raft.Raft) error {
 			continue
 		}
 		if s.quarantined() != "" {
-			if err := s.handOver(ctx, r, s.await); err != nil && ctx.Err() == nil {
-				s.story.warn("a quarantined node leads, because no other can", "error", err)
-			}
-			continue
+			continue // stepAside sees to it
 		}
 		term := r.CurrentTerm()
 		if err := s.await(ctx, r.Barrier(writeWait)); err != nil {
@@ -59,7 +56,7 @@ func (s *Store) watchLeadership(ctx context.Context, r *raft.Raft) error {
 		}
 		s.leadTerm.Store(term)
 		if servers, err := configured(r); err == nil {
-			s.story.leads(term, len(servers), s.transport.heardLately(servers, freshAnswer, false))
+			s.story.leads(term, len(servers), s.transport.heardLately(servers, freshAnswer))
 		}
 	}
 }
@@ -85,7 +82,7 @@ func (s *Store) becomeReady(ctx context.Context, r *raft.Raft) error {
 
 func (s *Store) caughtUp(ctx context.Context, r *raft.Raft) bool {
 	if r.State() == raft.Leader {
-		return s.leads(r)
+		return s.leads(r) && s.vouched(ctx)
 	}
 	if r.State() != raft.Follower || time.Since(r.LastContact()) > contactLimit {
 		return false
@@ -101,7 +98,8 @@ func (s *Store) caughtUp(ctx context.Context, r *raft.Raft) bool {
 
 // vouched has the leader name the index up to which it must have applied
 // everything, and waits for that. What this node has then is as new as anything
-// that was acknowledged before the call.
+// that was acknowledged before the call. A leader asks itself, which makes sure of
+// a majority: one that was stopped does not know that there is another.
 func (s *Store) vouched(ctx context.Context) bool {
 	began := time.Now()
 	ctx, cancel := context.WithTimeout(ctx, tickEvery)
@@ -110,8 +108,21 @@ func (s *Store) vouched(ctx context.Context) bool {
 	if err != nil || s.waitApplied(ctx, index) != nil {
 		return false
 	}
-	s.vouchedAt.Store(began.UnixNano())
+	s.vouchedAt.Store(&began)
 	return true
+}
+
+// freshlyVouched tells whether vouched was asked within vouchLimit, by both of
+// the machine's clocks: one may be set back, the other one stands still while the
+// machine sleeps.
+func (s *Store) freshlyVouched() bool {
+	at := s.vouchedAt.Load()
+	if at == nil {
+		return false
+	}
+	now := time.Now()
+	passed, wall := now.Sub(*at), now.Round(0).Sub(at.Round(0))
+	return passed < vouchLimit && wall.Abs() < vouchLimit
 }
 
 // keepVouched makes sure, again and again, that this node's state is not old. A
@@ -125,7 +136,7 @@ func (s *Store) keepVouched(ctx context.Context, r *raft.Raft) error {
 			return ctx.Err()
 		case <-t.C:
 		}
-		if s.opts.Peers != nil && s.Ready() && r.State() == raft.Follower {
+		if s.Ready() && (r.State() == raft.Leader || s.opts.Peers != nil && r.State() == raft.Follower) {
 			s.vouched(ctx)
 		}
 	}
@@ -182,38 +193,20 @@ func (s *Store) Ready() bool {
 }
 
 // Current tells whether this node may push config and tasks now: it was current
-// once, is not quarantined, has what the leader vouched for in the last 3 s (the
-// leader: heard a majority in the last 5 s), and has applied what the other members
-// had applied two seconds ago.
+// once, is not quarantined, has what the leader vouched for in the last 3 s, and has
+// applied what the other members had applied two seconds ago.
 func (s *Store) Current() bool {
 	if !s.Ready() || s.fsm.broken.Load() || s.quarantined() != "" || !s.appliedUpTo(s.opts.PeersApplied()) {
 		return false
 	}
 	r := s.raft.Load()
-	if r.State() == raft.Leader {
-		return s.leads(r) && s.hearsMajority(r)
-	}
-	if s.opts.Peers == nil {
+	switch {
+	case r.State() == raft.Leader:
+		return s.leads(r) && s.freshlyVouched()
+	case s.opts.Peers == nil:
 		return r.State() == raft.Follower && time.Since(r.LastContact()) < contactLimit
 	}
-	return r.State() == raft.Follower && time.Since(time.Unix(0, s.vouchedAt.Load())) < vouchLimit
-}
-
-// hearsMajority tells whether a leader had contact with a majority in the last
-// 5 s. Raft makes sure of that too, but a process that was stopped goes on where
-// it was before raft looks.
-func (s *Store) hearsMajority(r *raft.Raft) bool {
-	servers, err := configured(r)
-	if err != nil {
-		return false
-	}
-	voters := 0
-	for _, c := range servers {
-		if c.Suffrage == raft.Voter {
-			voters++
-		}
-	}
-	return 1+s.transport.heardLately(servers, contactLimit, true) >= voters/2+1
+	return r.State() == raft.Follower && s.freshlyVouched()
 }
 
 // keepTime lets deadlines, expiry and retention pass on the leader, and cuts

@@ -18,9 +18,6 @@ func (s *Store) Raft() *raft.Raft { return s.raft.Load() }
 // ServerID is this directory's identity.
 func (s *Store) ServerID() string { return s.serverID() }
 
-// HearsMajority tells whether this node would be current as a leader.
-func (s *Store) HearsMajority() bool { return s.hearsMajority(s.raft.Load()) }
-
 // AtStep calls fn at each step of a snapshot's installation.
 func (s *Store) AtStep(fn func(step string)) { s.fsm.snaps.step = fn }
 

@@ -34,11 +34,12 @@ func (s *Store) keepMembers(ctx context.Context, r *raft.Raft) error {
 			return ctx.Err()
 		case <-t.C:
 		}
-		if s.opts.Peers == nil || !s.leads(r) {
+		switch wrong := s.quarantined() != ""; {
+		case wrong && s.opts.Peers != nil:
+			s.stepAside(ctx, r)
+			continue
+		case wrong || s.opts.Peers == nil || !s.leads(r):
 			s.members.forget(nil)
-			if s.quarantined() != "" {
-				s.stepAside(ctx, r)
-			}
 			continue
 		}
 		servers, err := configured(r)

@@ -40,12 +40,14 @@ type members struct {
 	// changing is held while the configuration is changed.
 	changing chan struct{}
 	// asked is when this quarantined node last asked to lose its vote, keepsVote
-	// that it was refused; of keepMembers alone.
+	// that it was refused, stuckIn the term in which it could not hand over and said
+	// so; of keepMembers alone.
 	asked     time.Time
 	keepsVote bool
+	stuckIn   uint64
 
 	mu   sync.Mutex
-	seen map[string]sighting // by server ID; empty on other nodes
+	seen map[string]sighting // by server ID; empty on followers
 }
 
 // sighting is a server's last answer.

@@ -140,12 +140,12 @@ func (t *patientTransport) note(id raft.ServerID, answered bool) {
 }
 
 // heardLately counts the servers of a list that answered this one within that
-// time, all of them or only the voters.
-func (t *patientTransport) heardLately(servers []raft.Server, within time.Duration, voters bool) (n int) {
+// time.
+func (t *patientTransport) heardLately(servers []raft.Server, within time.Duration) (n int) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for _, c := range servers {
-		if at, ok := t.heard[c.ID]; ok && time.Since(at) < within && (!voters || c.Suffrage == raft.Voter) {
+		if at, ok := t.heard[c.ID]; ok && time.Since(at) < within {
 			n++
 		}
 	}

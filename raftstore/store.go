@@ -58,8 +58,8 @@ type life struct {
 	// leadTerm is the term in which this node leads and has applied all before it.
 	leadTerm atomic.Uint64
 	// vouchedAt is when the leader was last asked for an index that this node has
-	// applied since, in Unix nanoseconds.
-	vouchedAt atomic.Int64
+	// applied since; nil: never.
+	vouchedAt atomic.Pointer[time.Time]
 	plan      *recoveryPlan // what Recover has to do; nil without Options.Recover
 	recovery  *Recovery     // what it did
 	story     story

@@ -88,12 +88,14 @@ func (t *story) tell(level slog.Level, msg string, args ...any) {
 	t.logger.Log(context.Background(), level, msg, args...) //nolint:sloglint // the callers' messages are constant
 }
 
-// warn logs what may go wrong again and again.
-func (t *story) warn(msg string, args ...any) {
+// say logs what may happen again and again.
+func (t *story) say(level slog.Level, msg string, args ...any) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.tell(slog.LevelWarn, msg, args...)
+	t.tell(level, msg, args...)
 }
+
+func (t *story) warn(msg string, args ...any) { t.say(slog.LevelWarn, msg, args...) }
 
 // ms is a time as people like to read it.
 func ms(d time.Duration) string { return d.Round(time.Millisecond).String() }
