@@ -113,7 +113,7 @@ func (n *Node) judgeRival(ctx context.Context, rival fleet.Member, starting bool
 	if !n.givesWay(rival, starting) {
 		return nil
 	}
-	if !n.answers(ctx, rival.NodeAddr) {
+	if !n.answers(ctx, rival) {
 		n.members.RivalGone()
 		return nil
 	}
@@ -134,7 +134,7 @@ func (n *Node) judgeRival(ctx context.Context, rival fleet.Member, starting bool
 			return ctx.Err()
 		case <-tick.C:
 		}
-		if !n.answers(ctx, rival.NodeAddr) {
+		if !n.answers(ctx, rival) {
 			n.members.RivalGone()
 			return nil
 		}
@@ -167,16 +167,21 @@ func (n *Node) givesWay(rival fleet.Member, starting bool) bool {
 	return own.After(rival.Started)
 }
 
-// answers tells whether somebody else listens at an address.
-func (n *Node) answers(ctx context.Context, addr string) bool {
+// answers tells whether another node is still at its address: whoever listens
+// there counts, unless it is this node or shows that it is a third one.
+func (n *Node) answers(ctx context.Context, rival fleet.Member) bool {
 	ctx, cancel := context.WithTimeout(ctx, raftTimeout)
 	defer cancel()
-	c, err := n.env.Dial(ctx, "tcp", addr)
+	c, err := n.env.Dial(ctx, "tcp", rival.NodeAddr)
 	if err != nil {
 		return false
 	}
-	defer func() { _ = c.Close() }()
-	return !itself(c, n.sockets.node.Addr())
+	_ = c.Close()
+	if itself(c, n.sockets.node.Addr()) {
+		return false
+	}
+	id, err := n.port.WhoIs(ctx, rival.NodeAddr)
+	return err == nil && (id == "" || id == rival.ServerID)
 }
 
 // itself tells whether a connection leads back to this node, which listens at

@@ -219,6 +219,11 @@ func (p *Port) shake(ctx context.Context, addr string, config *tls.Config) (*tls
 	if err != nil {
 		return nil, err
 	}
+	return p.shakeOn(ctx, raw, config)
+}
+
+// shakeOn does the handshake on a connection, and closes it if that fails.
+func (*Port) shakeOn(ctx context.Context, raw net.Conn, config *tls.Config) (*tls.Conn, error) {
 	if deadline, ok := ctx.Deadline(); ok {
 		_ = raw.SetDeadline(deadline)
 	}
