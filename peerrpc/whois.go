@@ -28,11 +28,11 @@ func (p *Port) WhoIs(ctx context.Context, addr string) (serverID string, err err
 	defer func() { _ = raw.Close() }()
 	t, err := p.shakeOn(ctx, raw, config)
 	if err != nil {
-		return "", nil //nolint:nilerr // somebody listens
+		return "", nil // somebody listens
 	}
 	node, err := pki.NodeOf(t.ConnectionState().PeerCertificates[0])
 	if err != nil {
-		return "", nil //nolint:nilerr // it names no node
+		return "", nil // it names no node
 	}
 	return node.ServerID, nil
 }
