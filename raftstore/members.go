@@ -141,6 +141,15 @@ func (s *Store) Remove(ctx context.Context, nodeNameOrID string) error {
 	if nodeNameOrID == "" {
 		return fleet.Invalid("node", "is empty")
 	}
+	// A name may be another server's by the time that a try is repeated.
+	if servers, err := s.Servers(); err == nil {
+		for _, c := range servers {
+			if c.Name == nodeNameOrID {
+				nodeNameOrID = c.ID
+				break
+			}
+		}
+	}
 	return s.askMembers(ctx, memberRequest{Remove: nodeNameOrID})
 }
 
@@ -287,7 +296,39 @@ func (s *Store) wasRemoved(nameOrID string) bool {
 	return found && err == nil
 }
 
+// mayGo refuses to remove a voter without which too few would answer: there
+// would be no majority to take anything back. A new leader waits for the answers.
+func (s *Store) mayGo(ctx context.Context, r *raft.Raft, id string) error {
+	for began := time.Now(); ; {
+		servers, err := configured(r)
+		if err != nil {
+			return err
+		}
+		rest := slices.DeleteFunc(slices.Clone(servers), func(c raft.Server) bool {
+			return c.Suffrage != raft.Voter || string(c.ID) == id
+		})
+		live := s.transport.heardLately(rest, freshAnswer)
+		if indexOf(rest, raft.ServerID(s.serverID())) >= 0 {
+			live++
+		}
+		i := indexOf(servers, raft.ServerID(id))
+		switch {
+		case i < 0 || servers[i].Suffrage != raft.Voter || live >= len(rest)/2+1:
+			return nil
+		case time.Since(began) > freshAnswer:
+			return fleet.Refuse(fleet.CodeConflict, "without server %s %d of %d voters would answer, and %d must be: start the others first",
+				id, live, len(rest), len(rest)/2+1)
+		}
+		if err := s.pause(ctx); err != nil {
+			return err
+		}
+	}
+}
+
 func (s *Store) removeServer(ctx context.Context, r *raft.Raft, id string) error {
+	if err := s.mayGo(ctx, r, id); err != nil {
+		return err
+	}
 	cmd := &removeNode{ServerID: id}
 	ans, _, err := s.proposeHere(ctx, r, envelope{Kind: cmd.kind(), Body: mustEncode(cmd)})
 	if err == nil && ans.Refusal != nil {

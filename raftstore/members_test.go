@@ -156,6 +156,25 @@ func TestRemove(t *testing.T) {
 	})
 }
 
+// Nobody is removed, for a new server of its name either, without whom there
+// would be no majority.
+func TestRemoveKeepsMajority(t *testing.T) {
+	bubble(t, func(w *world) {
+		w.form(3)
+		leader := w.leader()
+		others := w.others(leader)
+		others[1].kill()
+		pass(3 * time.Second)
+		w.muted(true) // the other one seems dead, but its raft works
+		err := leader.Join(w.t.Context(), others[0].name+"~ffffffff", others[0].name, "x")
+		wantError(w.t, err, fleet.ErrConflict)
+		wantError(w.t, leader.Remove(w.t.Context(), others[0].name), fleet.ErrConflict)
+		w.muted(false)
+		must(w.t, leader.CreateUser(w.t.Context(), user("u")))
+		must(w.t, leader.Remove(w.t.Context(), others[1].name))
+	})
+}
+
 // The leader knows how far everybody is.
 func TestServers(t *testing.T) {
 	bubble(t, func(w *world) {
