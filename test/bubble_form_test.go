@@ -173,9 +173,7 @@ func TestBubbleClusterIsFoundedInTurmoil(t *testing.T) {
 						n.Kill()
 					case n.Node == nil:
 						n.Launch()
-					case random.IntN(3) == 0:
-						c.Net.Block(n.IP, other.IP)
-					case random.IntN(2) == 0:
+					case random.IntN(2) == 0 && n != other:
 						c.Net.Partition(n.IP, other.IP)
 					default:
 						c.Heal()

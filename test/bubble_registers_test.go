@@ -99,7 +99,11 @@ func hurt(c *bubble.Cluster, random *rand.Rand) {
 		return
 	}
 	spare := 2*(len(c.Running())-1) > len(c.Nodes)
-	switch way := random.IntN(8); {
+	way := random.IntN(8)
+	if way < 3 && spare {
+		c.Heal() // a link that works one way only would not tell of the end as TCP does
+	}
+	switch {
 	case way == 0 && spare:
 		n.Kill()
 	case way == 1 && spare:
