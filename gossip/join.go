@@ -24,6 +24,8 @@ const (
 
 	resolveTimeout = 5 * time.Second
 	warnInterval   = time.Minute
+	// firstWarning is how long a new node may find nobody: others may start later.
+	firstWarning = 10 * time.Second
 )
 
 // join calls whoever is missing, for as long as the node runs.
@@ -40,9 +42,14 @@ func (g *Mesh) join(ctx context.Context, list *memberlist.Memberlist) error {
 			alone := g.view.countAlive() < 2
 			if n == 0 && alone && ctx.Err() == nil && time.Since(warned) >= warnInterval {
 				warned = time.Now()
-				g.logger.Warn("no other node could be joined; trying again: "+
-					"check that they run, that their gossip ports are open for TCP and UDP, and that all have the same cluster secret",
-					"join", g.opts.Join, "error", err)
+				if first {
+					g.logger.Info("no other node answers yet", "join", g.opts.Join)
+					warned = warned.Add(firstWarning - warnInterval)
+				} else {
+					g.logger.Warn("no other node could be joined; trying again: "+
+						"check that they run, that their gossip ports are open for TCP and UDP, and that all have the same cluster secret",
+						"join", g.opts.Join, "error", err)
+				}
 			}
 		}
 		if first {

@@ -6,6 +6,7 @@ package node
 import (
 	"net"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -282,7 +283,7 @@ func advertiseFor(bound string, join []string) string {
 		return host
 	}
 	// No packet is sent: connecting a UDP socket only asks the routing table.
-	for _, to := range append(join[:min(len(join), 1):1], "192.0.2.1:9") {
+	for _, to := range append(slices.Clone(join[:min(len(join), 1)]), "192.0.2.1:9") {
 		if conn, err := net.Dial("udp", to); err == nil {
 			defer conn.Close()
 			return conn.LocalAddr().(*net.UDPAddr).IP.String()

@@ -5,6 +5,7 @@ package node
 
 import (
 	"errors"
+	"net"
 	"strings"
 	"testing"
 	"time"
@@ -70,5 +71,25 @@ func TestMeter(t *testing.T) {
 	}
 	if got := m.value(); got != 1000 {
 		t.Errorf("value %v", got)
+	}
+}
+
+// TestAdvertise: without any hint it is an address of this machine; with a node
+// to join it is the one of the route there.
+func TestAdvertise(t *testing.T) {
+	for _, c := range []struct {
+		bound string
+		join  []string
+		want  string // "" is any
+	}{
+		{"127.0.0.3:1", nil, "127.0.0.3"},
+		{"0.0.0.0:1", []string{"127.0.0.1:7946"}, "127.0.0.1"},
+		{"0.0.0.0:1", nil, ""},
+		{"0.0.0.0:1", []string{}, ""},
+	} {
+		got := advertiseFor(c.bound, c.join)
+		if net.ParseIP(got) == nil || c.want != "" && got != c.want {
+			t.Errorf("bound to %s, joining %v: %q, want %q", c.bound, c.join, got, c.want)
+		}
 	}
 }

@@ -45,9 +45,6 @@ func (n *Node) firstUser(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("hash the first user's password: %w", err)
 	}
-	if err := n.store.PutMeta(ctx, metaFirstUser, []byte(n.cfg.NodeID)); err != nil {
-		return fmt.Errorf("note where the first user's password is: %w", err)
-	}
 	now := time.Now().Unix()
 	err = n.store.CreateUser(ctx, fleet.User{
 		Name: adminName, PasswordHash: hash, CreatedAt: now, PasswordChangedAt: now,
@@ -57,6 +54,9 @@ func (n *Node) firstUser(ctx context.Context) error {
 	}
 	if err != nil {
 		return fmt.Errorf("make the first user: %w", err)
+	}
+	if err := n.store.PutMeta(ctx, metaFirstUser, []byte(n.cfg.NodeID)); err != nil {
+		n.log.Warn("the other nodes cannot say where the first user's password is", "error", err)
 	}
 	n.log.Info("first user made", "user", adminName, "password_file", n.PasswordFile())
 	return nil

@@ -152,6 +152,8 @@ func (n *Node) open() error {
 // Run starts the parts in order, serves until ctx ends or a part fails, and
 // stops them in reverse. It returns nil after a stop that was asked for.
 func (n *Node) Run(ctx context.Context) error {
+	n.log.Info("node is starting", "node", n.cfg.NodeID, "server", n.trust.serverID, "version", n.env.Build.Version, "data_dir", n.cfg.DataDir,
+		"advertise", n.cfg.Advertise, "join", n.cfg.Cluster.Join)
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	stack := lifecycle.NewStack()

@@ -37,6 +37,8 @@ type app struct {
 	streams
 	ctx   context.Context
 	flags *clientFlags // nil for commands that ask no node
+	// missing are the nodes of which it was said that they did not answer.
+	missing string
 }
 
 // usageError is a command line that kong accepts and that says nothing useful.
@@ -94,6 +96,12 @@ func (a *app) clientWith(token string) (*apiclient.Client, error) {
 			return nil, fmt.Errorf("--ca %s holds no certificate in PEM", a.flags.CA)
 		}
 		opts.TLS = &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12}
+	}
+	opts.Missing = func(nodes []string) {
+		if missing := strings.Join(nodes, ", "); missing != a.missing { // a list has many pages
+			a.missing = missing
+			_, _ = fmt.Fprintf(a.err, "muster: no answer from %s: what only they know is missing or old here\n", missing)
+		}
 	}
 	client, err := apiclient.New(opts)
 	if err != nil {

@@ -39,7 +39,12 @@ type Options struct {
 	Timeout time.Duration
 	// UserAgent is sent with each request, if it is set.
 	UserAgent string
+	// Missing is told of the nodes that an answer lacks; it may be nil.
+	Missing func(nodes []string)
 }
+
+// headerMissing names nodes that did not answer the one that was asked.
+const headerMissing = "X-Muster-Missing"
 
 func (o Options) validate() (*url.URL, error) {
 	base, err := url.Parse(o.Addr)
@@ -117,6 +122,9 @@ func (c *Client) Do(ctx context.Context, method, path string, in, out any) error
 	}
 	if resp.StatusCode < 200 || resp.StatusCode > 299 {
 		return problem(c.base, resp, body)
+	}
+	if nodes := resp.Header.Get(headerMissing); nodes != "" && c.opts.Missing != nil {
+		c.opts.Missing(strings.Split(nodes, ","))
 	}
 	if out == nil || len(body) == 0 {
 		return nil
