@@ -18,16 +18,13 @@ import (
 	"muster/test/process"
 )
 
-const (
-	// errandSeconds is a task's deadline.
-	errandSeconds = 10
-	// endedWithin is how long after its deadline a task may take to have ended.
-	endedWithin = 20 * time.Second
-)
+// endedWithin is how long after its deadline a task may take to have ended.
+const endedWithin = 20 * time.Second
 
 // errands are tasks, each for one agent, given to any node.
 type errands struct {
-	agents []string
+	agents  []string
+	seconds int64 // from giving a task to its deadline
 
 	mu    sync.Mutex
 	given []*errand
@@ -71,7 +68,7 @@ func (e *errands) give(client *apiclient.Client, text string) {
 	e.mu.Unlock()
 	var made apiv1.Task
 	err := client.Do(context.Background(), http.MethodPost, "/v1/tasks", apiv1.NewTask{
-		Name: text, Agents: []string{agent}, Delivery: one.delivery, Seconds: errandSeconds,
+		Name: text, Agents: []string{agent}, Delivery: one.delivery, Seconds: e.seconds,
 		Command: apiv1.Command{Task: &apiv1.AgentTask{DataType: 6053, Name: "driver", Data: text}},
 	}, &made)
 	if err == nil {
@@ -88,7 +85,7 @@ func (e *errands) check(t testing.TB, n *process.Node, token string) {
 	t.Helper()
 	client := n.Linearizable(token, callWithin)
 	var tasks map[string][]apiv1.Task
-	process.Eventually(t, errandSeconds*time.Second+endedWithin, "all tasks have ended", func() error {
+	process.Eventually(t, time.Duration(e.seconds)*time.Second+endedWithin, "all tasks have ended", func() error {
 		tasks = make(map[string][]apiv1.Task)
 		for task, err := range apiclient.All[apiv1.Task](t.Context(), client, "/v1/tasks", nil, 0) {
 			if err != nil {

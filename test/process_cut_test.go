@@ -25,7 +25,7 @@ func TestProcessClusterCuts(t *testing.T) {
 	network := process.NewNetwork(t)
 	c := process.NewCluster(t, 3, process.ClusterOptions{Network: network})
 	c.Form()
-	w := watch(t, c, process.AgentOptions{Agents: 12, Rate: 1}, 100*time.Millisecond)
+	w := watch(t, c, process.AgentOptions{Agents: 12, Rate: 1}, 100*time.Millisecond, 10)
 
 	// The leader alone: the others choose another, and it says that it has none.
 	leader := c.Leader()

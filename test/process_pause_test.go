@@ -26,11 +26,12 @@ type watched struct {
 	wg      sync.WaitGroup
 }
 
-// watch starts the agents and, through each node, the clients.
-func watch(t *testing.T, c *process.Cluster, agents process.AgentOptions, rest time.Duration) *watched {
+// watch starts the agents and, through each node, the clients, which rest
+// between two calls. Tasks end after so many seconds, sent or not.
+func watch(t *testing.T, c *process.Cluster, agents process.AgentOptions, rest time.Duration, taskSeconds int64) *watched {
 	t.Helper()
 	w := &watched{Cluster: c, seen: &sightings{}}
-	w.errands = &errands{}
+	w.errands = &errands{seconds: taskSeconds}
 	agents.Hooks.OnCommand = func(agentID string, command *agentpb.Command) {
 		w.seen.see(agentID, command)
 		w.errands.see(agentID, command)
@@ -97,7 +98,7 @@ func TestProcessClusterPause(t *testing.T) {
 	t.Parallel()
 	c := process.NewCluster(t, 3, process.ClusterOptions{})
 	c.Form()
-	w := watch(t, c, process.AgentOptions{Agents: 12, Rate: 1}, 50*time.Millisecond)
+	w := watch(t, c, process.AgentOptions{Agents: 12, Rate: 1}, 50*time.Millisecond, 10)
 	for _, pause := range []time.Duration{10 * time.Second, 700 * time.Millisecond} {
 		leader := c.Leader()
 		leader.Pause()
