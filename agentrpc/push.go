@@ -118,7 +118,7 @@ func (p *pusher) refresh() []*session {
 // wakeForTasks wakes the sessions that have tasks.
 func (p *pusher) wakeForTasks() {
 	for _, sess := range p.server.registry.all() {
-		if sess.beating.Load() && len(p.server.opts.Tasks.PendingDispatch(sess.id)) > 0 {
+		if len(p.server.opts.Tasks.PendingDispatch(sess.id)) > 0 {
 			sess.nudge()
 		}
 	}
@@ -134,8 +134,9 @@ func (p *pusher) settle() bool {
 }
 
 // serve is the sender's one step: it writes what the agent should have and has
-// not got. It sends no command before the first heartbeat, nor while this node's
-// state may be old.
+// not got. It sends no command while this node's state may be old. It does not wait
+// for a heartbeat: an agent that comes from another node sends its next one up to a
+// minute later.
 func (s *Server) serve(sess *session) error {
 	if !sess.out.greeted {
 		// Until it sees headers, a client keeps what it sends, to be able to send
@@ -144,9 +145,6 @@ func (s *Server) serve(sess *session) error {
 			return err
 		}
 		sess.out.greeted = true
-	}
-	if !sess.beating.Load() {
-		return nil
 	}
 	if !s.opts.Desired.Current() {
 		s.parts.pusher.owe()

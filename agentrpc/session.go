@@ -34,7 +34,6 @@ type session struct {
 	out  outbox // of the sender alone
 
 	tags     atomic.Pointer[[]byte] // encoded; see encodeTags
-	beating  atomic.Bool            // a heartbeat came
 	written  atomic.Uint64          // revision of the last config written
 	received received
 

@@ -198,8 +198,7 @@ func (s *Server) join(sess *session, m *message) error {
 	return nil
 }
 
-// note remembers heartbeats, reports what is new, and wakes the sender at the
-// first heartbeat.
+// note remembers heartbeats and reports what is new.
 func (s *Server) note(sess *session, m *message, now int64) {
 	sess.mu.Lock()
 	res := sess.obs.note(m, now, s.seed, s.facts, s.opts.Node)
@@ -212,9 +211,6 @@ func (s *Server) note(sess *session, m *message, now int64) {
 		sess.mu.Lock()
 		sess.obs.reported = 0 // the next heartbeat tries again
 		sess.mu.Unlock()
-	}
-	if res.beat && !sess.beating.Swap(true) {
-		sess.nudge()
 	}
 }
 
