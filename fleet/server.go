@@ -31,6 +31,9 @@ type NodeState struct {
 	Term      uint64
 	Leader    string // server ID of the one it follows; empty: none
 	Ready     bool
+	// LogIndex and LogTerm are of the last entry in its log, applied or not; 0 if it
+	// did not say.
+	LogIndex, LogTerm uint64
 	// CertificateEnd is when the node's certificate for other nodes ends, zero if
 	// it did not say.
 	CertificateEnd time.Time

@@ -250,7 +250,7 @@ func TestV1RemoveNode(t *testing.T) {
 		"a dead one":            {"n3", nil, 200, []string{"delete its data directory", "2 voters", "add a node"}, "n3~0c"},
 		"by its server ID":      {"n3~0c", nil, 200, nil, "n3~0c"},
 		"a live one":            {"n2", func(_ v1World, c *fakeCluster) { c.servers = c.servers[:2] }, 409, []string{"alive", "9 agents", "--force", "refuse it for good"}, ""},
-		"a live one by force":   {"n2?force=true", func(_ v1World, c *fakeCluster) { c.servers = c.servers[:2] }, 200, []string{"Stop muster", "refuse it now", "1 voters"}, "n2~0b"},
+		"a live one by force":   {"n2?force=true", func(_ v1World, c *fakeCluster) { c.servers = c.servers[:2] }, 200, []string{"ends there by itself", "does not start again", "1 voters"}, "n2~0b"},
 		"this one":              {"n1?force=true", func(_ v1World, c *fakeCluster) { c.servers, c.removeErr = c.servers[:2], &fleet.NotVisible{Index: 9} }, 200, nil, "n1~0a"},
 		"one of two alive":      {"n2?force=true", nil, 409, []string{"1 of 2 voters would be alive", "remove them first"}, ""},
 		"after the majority":    {"n3", func(w v1World, _ *fakeCluster) { w.dir.members = w.dir.members[:1] }, 503, []string{"1 of 3 voters are alive", "--recover"}, ""},

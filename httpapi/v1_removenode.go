@@ -139,7 +139,7 @@ func mayRemove(views []nodeView, target *nodeView, force bool) error {
 		return fmt.Errorf("remove a node: %w", &special{
 			outcome: outcome{fleet.ErrUnavailable, 503, "unavailable", 503, elkeidUnavailable, ""},
 			detail: fmt.Sprintf("%d of %d voters are alive, %d must be: nothing can be changed, and no node removed. Start the others with their data; "+
-				"if that is lost for good, stop the node with the highest applied index of those that are left, and start it once with --recover --yes", now.alive, now.all, now.quorum()),
+				"if that is lost for good, stop the node of those that are left whose log goes furthest (/readyz of each says how far), and start it once with --recover --yes", now.alive, now.all, now.quorum()),
 		})
 	case target.server.Voter && then.alive < then.quorum():
 		return fleet.Refuse(fleet.CodeConflict, "without node %s %d of %d voters would be alive, and %d must be: the cluster would stop. Start the dead ones, or remove them first",

@@ -317,7 +317,7 @@ func (n *Node) whyNotAdded() string {
 }
 
 // howToRecover ends every text about a lost quorum.
-const howToRecover = "if that is lost for good, stop one of those that are left, the one with the highest applied index, and start it once with --recover --yes"
+const howToRecover = "if that is lost for good, stop one of those that are left, the one whose log goes furthest (each says how far), and start it once with --recover --yes"
 
 // quorum says how many voters are up, and what to do when these are too few.
 func (n *Node) quorum(servers []fleet.Server) string {
@@ -348,7 +348,8 @@ func (n *Node) quorum(servers []fleet.Server) string {
 	if 2*present > voters {
 		return text
 	}
-	return text + ": quorum is lost; start the missing nodes with their data; " + howToRecover
+	index, term := n.store.LogEnd()
+	return fmt.Sprintf("%s: quorum is lost; this node's log goes to index %d of term %d; start the missing nodes with their data; %s", text, index, term, howToRecover)
 }
 
 func errRemoved(n *Node) error {

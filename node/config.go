@@ -159,7 +159,7 @@ func (c *ClusterConfig) validate() error {
 		return fleet.Invalid("--cluster-secret", "give the secret or its file, not both")
 	case c.Recover && !c.Yes:
 		return fleet.Invalid("--recover", "makes this node the only voter and shuts the other nodes' data directories out for good. "+
-			"Give --yes too, on one node only (the one with the highest \"applied\" in /v1/nodes or its log), if the others are lost: empty their data directories and start them again as usual")
+			"Give --yes too, on one node only (the one whose log goes furthest, which its /readyz tells), if the others are lost: empty their data directories and start them again as usual")
 	case c.BootstrapExpect == -1 && len(c.Join) > 0:
 		c.BootstrapExpect = 0
 	case c.BootstrapExpect == -1:

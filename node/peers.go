@@ -141,6 +141,7 @@ func (n *Node) ownState() fleet.NodeState {
 		Applied: state.Applied.Index, Hash: state.Applied.Hash, MarkIndex: state.Mark.Index, MarkHash: state.Mark.Hash,
 		Format: state.Format, Term: status.Term, Leader: status.Leader, Ready: n.store.Ready(),
 	}
+	own.LogIndex, own.LogTerm = n.store.LogEnd()
 	if m := n.trust.member.Load(); m != nil {
 		own.CertificateEnd = m.Certificate.Leaf.NotAfter
 	}

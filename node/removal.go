@@ -128,8 +128,9 @@ func (n *Node) outsider() string {
 	return ""
 }
 
-// recoverAlone makes this node the only voter, unless it hears of a leader: then the
-// majority lives, and the cluster would be forked.
+// recoverAlone makes this node the only voter, unless it hears of a leader: then
+// the majority lives, and the cluster would be forked. Nor if another node that is
+// left has a log which goes further: that one has more of what was acknowledged.
 func (n *Node) recoverAlone(ctx context.Context) error {
 	tick := time.NewTicker(lookEvery / 5)
 	defer tick.Stop()
@@ -153,5 +154,29 @@ func (n *Node) recoverAlone(ctx context.Context) error {
 		case <-tick.C:
 		}
 	}
+	if err := n.furthestLog(ctx); err != nil {
+		return err
+	}
 	return n.store.Recover()
+}
+
+// furthestLog refuses when a live member has more in its log than this node.
+func (n *Node) furthestLog(ctx context.Context) error {
+	index, term := n.store.LogEnd()
+	for _, m := range n.members.Members() {
+		if !m.Alive || m.ServerID == n.trust.serverID || m.ClusterID != n.trust.clusterID() {
+			continue
+		}
+		ctx, cancel := context.WithTimeout(ctx, raftTimeout)
+		other, err := n.port.Client(m.ServerID).NodeState(ctx)
+		cancel()
+		switch {
+		case err != nil:
+			n.log.Warn("a node could not be asked how far its log goes", "node", m.NodeID, "error", err)
+		case other.LogTerm > term || other.LogTerm == term && other.LogIndex > index:
+			return fmt.Errorf("--recover: the log of node %s goes to index %d of term %d, this one's to %d of term %d: recover that node, and start this one without --recover",
+				m.NodeID, other.LogIndex, other.LogTerm, index, term)
+		}
+	}
+	return nil
 }

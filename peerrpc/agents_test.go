@@ -262,7 +262,7 @@ func TestCallsNeverChange(t *testing.T) {
 		"await 2 written":     &peerrpcpb.AwaitEvent{State: peerrpcpb.AwaitState_AWAIT_STATE_WRITTEN},
 		"await 2 not written": &peerrpcpb.AwaitEvent{State: peerrpcpb.AwaitState_AWAIT_STATE_NOT_WRITTEN, Why: "late"},
 		"node state": &peerrpcpb.NodeStateResponse{
-			Applied: 1, Hash: "h", Term: 2, Leader: "b~0a1b2c3d", Ready: true, MarkIndex: 3, MarkHash: "m", Format: 4, CertificateEnd: 1_800_000_000,
+			Applied: 1, Hash: "h", Term: 2, Leader: "b~0a1b2c3d", Ready: true, MarkIndex: 3, MarkHash: "m", Format: 4, CertificateEnd: 1_800_000_000, LogIndex: 5, LogTerm: 6,
 		},
 	} {
 		b, err := proto.MarshalOptions{Deterministic: true}.Marshal(m)

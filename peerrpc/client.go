@@ -71,7 +71,7 @@ func (c *Client) NodeState(ctx context.Context) (fleet.NodeState, error) {
 	return fleet.NodeState{
 		Applied: resp.GetApplied(), Hash: resp.GetHash(), MarkIndex: resp.GetMarkIndex(), MarkHash: resp.GetMarkHash(),
 		Format: int(resp.GetFormat()), Term: resp.GetTerm(), Leader: resp.GetLeader(), Ready: resp.GetReady(),
-		CertificateEnd: timeOf(resp.GetCertificateEnd()),
+		CertificateEnd: timeOf(resp.GetCertificateEnd()), LogIndex: resp.GetLogIndex(), LogTerm: resp.GetLogTerm(),
 	}, err
 }
 

@@ -80,7 +80,7 @@ func (s *peerServer) NodeState(ctx context.Context, _ *peerrpcpb.NodeStateReques
 	return &peerrpcpb.NodeStateResponse{
 		Applied: n.Applied, Hash: n.Hash, MarkIndex: n.MarkIndex, MarkHash: n.MarkHash,
 		Format: uint32(n.Format), Term: n.Term, Leader: n.Leader, Ready: n.Ready,
-		CertificateEnd: unixOf(n.CertificateEnd),
+		CertificateEnd: unixOf(n.CertificateEnd), LogIndex: n.LogIndex, LogTerm: n.LogTerm,
 	}, nil
 }
 

@@ -85,6 +85,23 @@ func (s *Store) Status() fleet.StoreStatus {
 	return st
 }
 
+// LogEnd returns the index and the term of the last entry that this node has,
+// committed or not. Of two logs the one with the higher term, then index, has all
+// that was acknowledged to anybody.
+func (s *Store) LogEnd() (index, term uint64) {
+	p := s.fsm.last.Load()
+	index, term = p.Index, p.Term
+	last, err := s.files.log.LastIndex()
+	if err != nil || last <= index {
+		return index, term
+	}
+	var l raft.Log
+	if err := s.files.log.GetLog(last, &l); err != nil {
+		return index, term
+	}
+	return last, l.Term
+}
+
 // Meta returns a cluster-wide value that the store does not look into.
 func (s *Store) Meta(key string) ([]byte, bool) {
 	var value []byte

@@ -365,8 +365,12 @@ type NodeStateResponse struct {
 	// certificate_end is when the node's certificate ends, in Unix seconds; 0 if
 	// it did not say.
 	CertificateEnd int64 `protobuf:"varint,9,opt,name=certificate_end,json=certificateEnd,proto3" json:"certificate_end,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// log_index and log_term are of the last entry in the node's log, applied or
+	// not; 0 if it did not say.
+	LogIndex      uint64 `protobuf:"varint,10,opt,name=log_index,json=logIndex,proto3" json:"log_index,omitempty"`
+	LogTerm       uint64 `protobuf:"varint,11,opt,name=log_term,json=logTerm,proto3" json:"log_term,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *NodeStateResponse) Reset() {
@@ -458,6 +462,20 @@ func (x *NodeStateResponse) GetFormat() uint32 {
 func (x *NodeStateResponse) GetCertificateEnd() int64 {
 	if x != nil {
 		return x.CertificateEnd
+	}
+	return 0
+}
+
+func (x *NodeStateResponse) GetLogIndex() uint64 {
+	if x != nil {
+		return x.LogIndex
+	}
+	return 0
+}
+
+func (x *NodeStateResponse) GetLogTerm() uint64 {
+	if x != nil {
+		return x.LogTerm
 	}
 	return 0
 }
@@ -1845,7 +1863,7 @@ const file_peer_proto_rawDesc = "" +
 	"\x10ReadIndexRequest\")\n" +
 	"\x11ReadIndexResponse\x12\x14\n" +
 	"\x05index\x18\x01 \x01(\x04R\x05index\"\x12\n" +
-	"\x10NodeStateRequest\"\x80\x02\n" +
+	"\x10NodeStateRequest\"\xb8\x02\n" +
 	"\x11NodeStateResponse\x12\x18\n" +
 	"\aapplied\x18\x01 \x01(\x04R\aapplied\x12\x12\n" +
 	"\x04hash\x18\x02 \x01(\tR\x04hash\x12\x12\n" +
@@ -1856,7 +1874,10 @@ const file_peer_proto_rawDesc = "" +
 	"mark_index\x18\x06 \x01(\x04R\tmarkIndex\x12\x1b\n" +
 	"\tmark_hash\x18\a \x01(\tR\bmarkHash\x12\x16\n" +
 	"\x06format\x18\b \x01(\rR\x06format\x12'\n" +
-	"\x0fcertificate_end\x18\t \x01(\x03R\x0ecertificateEnd\"-\n" +
+	"\x0fcertificate_end\x18\t \x01(\x03R\x0ecertificateEnd\x12\x1b\n" +
+	"\tlog_index\x18\n" +
+	" \x01(\x04R\blogIndex\x12\x19\n" +
+	"\blog_term\x18\v \x01(\x04R\alogTerm\"-\n" +
 	"\fRenewRequest\x12\x1d\n" +
 	"\n" +
 	"public_key\x18\x01 \x01(\fR\tpublicKey\"P\n" +
