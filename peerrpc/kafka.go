@@ -113,8 +113,8 @@ func (c *slotConn) Close() error {
 // whoever says that it has nothing more to say is gone.
 func join(a, b net.Conn) {
 	end := func() {
+		_ = b.Close() // first: it frees the place, and a may take seconds to say goodbye
 		_ = a.Close()
-		_ = b.Close()
 	}
 	idle := time.AfterFunc(pipeIdleLimit, end)
 	defer idle.Stop()
