@@ -5,12 +5,15 @@ package raftstore_test
 
 import (
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	"github.com/hashicorp/raft"
 
 	"muster/fleet"
+	"muster/raftstore"
 )
 
 // quarantine makes a follower's state differ and waits until it knows.
@@ -176,5 +179,78 @@ func TestTwoWrongOfThree(t *testing.T) {
 			m.Mend()
 			m.stop()
 		}
+	})
+}
+
+// A wrong state reaches nobody, not as a snapshot and not by a restart: who needs
+// one waits for a node that is right, even if the wrong one leads meanwhile.
+func TestWrongStateStays(t *testing.T) {
+	bubble(t, func(w *world) {
+		small := func(o *raftstore.Options) {
+			o.Tuning.SegmentBytes, o.Tuning.TrailingLogs, o.Tuning.SnapshotEntries, o.Tuning.SnapshotInterval = 8192, 8, 16, time.Second
+		}
+		w.tune = small
+		j := w.listen()
+		w.form(3)
+		right := w.leader()
+		bad, behind := w.others(right)[0], w.others(right)[1]
+		must(w.t, bad.SetLastNumber(7)) // unlike Diverge it is sound, only wrong
+		must(w.t, right.CreateUser(w.t.Context(), user("judge")))
+		eventually(w.t, "it knows", func() bool { return bad.Status().Quarantined != "" })
+		behind.kill()
+		fill(w, "a", 100)
+		pass(5 * time.Second)
+
+		// The flag does not make it law, nor does the restart.
+		bad.stop()
+		before := contents(w.t, bad.dir)
+		opts := options(bad.dir)
+		opts.NodeName, opts.Recover = bad.name, true
+		if _, err := raftstore.New(opts); err == nil || !strings.Contains(err.Error(), "recover from another node") {
+			w.t.Errorf("recovering from it: %v", err)
+		}
+		if d := cmp.Diff(before, contents(w.t, bad.dir)); d != "" {
+			w.t.Error("something was written (-before +now):", d)
+		}
+		bad = bad.again()
+		if bad.Status().Quarantined == "" {
+			w.t.Error("it forgot that it is wrong")
+		}
+		pass(10 * time.Second)
+
+		right.die()
+		behind = behind.again()
+		eventually(w.t, "the wrong one leads, its log is longer", func() bool { return bad.Raft().State() == raft.Leader })
+		pass(3 * time.Minute)
+		if behind.Leads() || behind.Ready() {
+			w.t.Errorf("the one behind got the wrong state: %+v", behind.Status())
+		}
+		right.bury()
+		right = right.again()
+		eventually(w.t, "both are ready", func() bool { return right.Ready() && behind.Ready() })
+		must(w.t, behind.CreateUser(w.t.Context(), user("after")))
+		pass(90 * time.Second)
+		for _, m := range w.running() {
+			if wrong := m.Status().Quarantined; (wrong != "") != (m == bad) {
+				w.t.Errorf("%s: %q", m.name, wrong)
+			}
+		}
+		told := j.since(w, nil)
+		if n := strings.Count(told, "another node needs a copy of the state"); n < 1 || n > 5 {
+			w.t.Errorf("told %d times:\n%s", n, told)
+		}
+		if strings.Contains(told, "failed to") {
+			w.t.Errorf("an error of the disk was told:\n%s", told)
+		}
+
+		// What ends it is another state: the leader's.
+		bad.kill()
+		fill(w, "b", 100)
+		pass(5 * time.Second)
+		bad = bad.again()
+		w.settled(3)
+		bad.stop()
+		bad = bad.again()
+		w.settled(3)
 	})
 }

@@ -4,6 +4,7 @@
 package raftstore
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"sync/atomic"
@@ -39,6 +40,8 @@ type fsm struct {
 	// fail reports a storage error; after it nothing is applied any more.
 	fail   func(error)
 	broken atomic.Bool
+	// restored is told when the state was replaced.
+	restored func() error
 
 	last atomic.Pointer[progress]
 	// applied is fired when last moves.
@@ -249,5 +252,5 @@ func (f *fsm) restore() error {
 	}
 	f.logBytes.Store(0)
 	f.snaps.installed(next, f.last.Load().Index, before)
-	return f.state.replace(next)
+	return errors.Join(f.state.replace(next), f.restored())
 }

@@ -29,7 +29,8 @@ const (
 type hashHistory struct {
 	mu          sync.Mutex
 	ends, marks []HashAt // oldest first
-	// wrong says how the state differs from the leader's; it stays.
+	// wrong says how the state differs from the leader's, as node.json does; it
+	// stays until the state is replaced.
 	wrong string
 }
 
@@ -110,14 +111,38 @@ func (s *Store) agrees(p PeerState) (same, known bool) {
 	return s.matches(p.Mark)
 }
 
+// quarantine says why this node's state is wrong, and keeps it over restarts.
 func (s *Store) quarantine(why string) {
 	s.hashes.mu.Lock()
 	first := s.hashes.wrong == ""
-	s.hashes.wrong = why
+	if first {
+		s.hashes.wrong = why
+	}
 	s.hashes.mu.Unlock()
 	if first {
 		s.logger.Error("the state of this node differs from the others', so it pushes nothing to agents any more", "reason", why)
 	}
+	// What cannot be written now is tried again with the next comparison.
+	if err := s.noteWrong(); err != nil {
+		s.logger.Error("the quarantine was not noted on the disk, a restart would forget it", "error", err)
+	}
+}
+
+// trustAgain ends the quarantine, because the state was replaced by another node's.
+func (s *Store) trustAgain() error {
+	s.hashes.mu.Lock()
+	was := s.hashes.wrong
+	s.hashes.wrong = ""
+	s.hashes.mu.Unlock()
+	if was != "" {
+		s.logger.Warn("the state that differed was replaced by a snapshot of the leader's, so this node can be trusted again", "reason", was)
+	}
+	return s.noteWrong()
+}
+
+// noteWrong makes node.json say whether this node is quarantined.
+func (s *Store) noteWrong() error {
+	return s.files.change(s.opts.Dir, func(n *nodeFile) { n.Wrong = s.quarantined() })
 }
 
 func (s *Store) quarantined() string {
@@ -185,6 +210,9 @@ func (s *Store) compare(ctx context.Context, r *raft.Raft) {
 	if with > against {
 		s.logger.Error("the state of the leader differs from this node's, with which more of the others agree", "leader", leaderID, "agree", with, "differ", against)
 		return
+	}
+	if same, known := s.agrees(leader); same || !known {
+		return // the state was replaced meanwhile
 	}
 	s.quarantine(fmt.Sprintf("at index %d the state differs from that of the leader %s: move the data directory away and let the node join as a new one",
 		leader.Applied.Index, leaderID))

@@ -30,6 +30,25 @@ type nodeFile struct {
 	ClusterID string `json:"cluster_id"`
 	// Recovered is set while the last start was a recovery.
 	Recovered bool `json:"recovered,omitempty"`
+	// Wrong says how the state was found to differ from the others'. Only another
+	// state takes that away, not a restart.
+	Wrong string `json:"wrong,omitempty"`
+}
+
+// change replaces what the node knows of itself, on the disk first.
+func (f *files) change(dir string, edit func(n *nodeFile)) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	node := f.node
+	edit(&node)
+	if node == f.node {
+		return nil
+	}
+	if err := node.write(dir); err != nil {
+		return err
+	}
+	f.node = node
+	return nil
 }
 
 // openNodeFile reads the directory's identity, and makes one for an empty

@@ -5,6 +5,7 @@ package raftstore
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -13,6 +14,8 @@ import (
 	"time"
 
 	"github.com/hashicorp/go-hclog"
+
+	"muster/fleet"
 )
 
 // newRaftLogger hands the lines of raft and raft-wal to logger, for debugging:
@@ -44,7 +47,7 @@ type logSink struct {
 // Accept implements hclog.SinkAdapter.
 func (s *logSink) Accept(_ string, level hclog.Level, msg string, args ...any) {
 	to := slog.LevelDebug
-	if level >= hclog.Error && !slices.Contains(aboutPeers, msg) && s.due(msg) {
+	if level >= hclog.Error && !slices.Contains(aboutPeers, msg) && !isRefusal(args) && s.due(msg) {
 		to = slog.LevelError
 	}
 	if !s.logger.Enabled(context.Background(), to) {
@@ -56,6 +59,14 @@ func (s *logSink) Accept(_ string, level hclog.Level, msg string, args ...any) {
 		}
 	}
 	s.logger.LogAttrs(context.Background(), to, msg, slog.Group("", args...)) //nolint:sloglint // raft made the message
+}
+
+// isRefusal tells whether the error is this node's own word, of which story tells.
+func isRefusal(args []any) bool {
+	return slices.ContainsFunc(args, func(arg any) bool {
+		err, ok := arg.(error)
+		return ok && errors.Is(err, fleet.ErrUnavailable)
+	})
 }
 
 func (s *logSink) due(msg string) bool {

@@ -87,6 +87,9 @@ func (s *Store) planRecovery() error {
 		return fmt.Errorf("data directory %s belongs to server %s, which was removed from the cluster: recover from a node that was a member to the end", dir, r.ServerID)
 	case p.alone == nil || s.files.node.ClusterID == "":
 		return fmt.Errorf("data directory %s is not a member's (server %s): recover from a node that is one, or leave --recover out to join as a new node", dir, r.ServerID)
+	case s.quarantined() != "":
+		return fmt.Errorf("the state in data directory %s is wrong (%s): recover from another node. If this is the only one left, and a wrong state is better than none, "+
+			"take the line \"wrong\" out of %s first", dir, s.quarantined(), filepath.Join(dir, nodeFileName))
 	case len(r.Dropped) > 0 && s.files.node.Recovered:
 		return fmt.Errorf("data directory %s was recovered by the start before this one, and has got other servers since (%s), which --recover would drop: leave it out. "+
 			"If their majority is lost for good too, start once without it and then with it", dir, strings.Join(r.Dropped, ", "))
@@ -215,17 +218,5 @@ func (s *Store) applyRest(index uint64) (applied int, err error) {
 // noteRecovered keeps in mind whether this start was a recovery, so that a flag
 // that was left in a unit file does not drop the servers that join afterwards.
 func (s *Store) noteRecovered(yes bool) error {
-	f := s.files
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if f.node.Recovered == yes {
-		return nil
-	}
-	node := f.node
-	node.Recovered = yes
-	if err := node.write(s.opts.Dir); err != nil {
-		return err
-	}
-	f.node = node
-	return nil
+	return s.files.change(s.opts.Dir, func(n *nodeFile) { n.Recovered = yes })
 }

@@ -16,12 +16,18 @@ import (
 
 	"github.com/hashicorp/raft"
 	"go.etcd.io/bbolt"
+
+	"muster/fleet"
 )
 
 const (
 	localSnapshotID    = "state"
 	receivedSnapshotID = "received"
 	copyPattern        = "copy-*" + tmpSuffix
+	// refusedEvery is how often it is told that a wrong state is given to nobody.
+	refusedEvery = time.Minute
+	// refusedPause is how long the refusal itself takes.
+	refusedPause = time.Second
 )
 
 // snapshotStore presents the state file as raft's only snapshot. It is always
@@ -33,8 +39,12 @@ type snapshotStore struct {
 	// step is called between the steps of an installation; tests stop there.
 	step   func(name string)
 	logger *slog.Logger
+	// quarantined says why the state is wrong and must reach nobody; empty: it is not.
+	quarantined func() string
+	story       *story
 
 	mu       sync.Mutex
+	refused  time.Time          // when the story last told that a copy was refused
 	received *raft.SnapshotMeta // complete and synced, waits for Restore
 	begun    time.Time          // when the last one began to arrive
 }
@@ -70,7 +80,8 @@ func snapshotMeta(v view) *raft.SnapshotMeta {
 }
 
 // Open implements raft.SnapshotStore. The local snapshot is first copied, so
-// that no read transaction waits for the network.
+// that no read transaction waits for the network. A state that is wrong is given
+// to nobody.
 func (s *snapshotStore) Open(id string) (*raft.SnapshotMeta, io.ReadCloser, error) {
 	if id == receivedSnapshotID {
 		s.mu.Lock()
@@ -81,6 +92,10 @@ func (s *snapshotStore) Open(id string) (*raft.SnapshotMeta, io.ReadCloser, erro
 		}
 		f, err := os.Open(filepath.Join(s.dir, incomingName))
 		return meta, f, err
+	}
+	if err := s.mayLeave(); err != nil {
+		<-time.After(refusedPause) // raft tries again at once
+		return nil, nil, err
 	}
 	file, err := s.state.acquire()
 	if err != nil {
@@ -108,8 +123,45 @@ func (s *snapshotStore) Open(id string) (*raft.SnapshotMeta, io.ReadCloser, erro
 		_ = out.Close()
 		return nil, nil, fmt.Errorf("copying the state: %w", err)
 	}
-	return meta, out, nil
+	return meta, leaving{out, s.mayLeave}, nil
 }
+
+// mayLeave refuses a copy of a state that is wrong: who is behind this node's log
+// waits for another leader.
+func (s *snapshotStore) mayLeave() error {
+	why := s.quarantined()
+	if why == "" {
+		return nil
+	}
+	s.mu.Lock()
+	tell := time.Since(s.refused) >= refusedEvery
+	if tell {
+		s.refused = time.Now()
+	}
+	s.mu.Unlock()
+	if tell {
+		s.story.warn("another node needs a copy of the state, but this one's is wrong: it waits for a leader whose state is right", "reason", why)
+	}
+	return fmt.Errorf("this node's state is wrong, so nobody gets a copy of it (%s): %w", why, fleet.ErrUnavailable)
+}
+
+// leaving is a copy on its way out, which ends early when the state turns out to
+// be wrong.
+type leaving struct {
+	file *os.File
+	may  func() error
+}
+
+// Read implements io.Reader.
+func (l leaving) Read(p []byte) (int, error) {
+	if err := l.may(); err != nil {
+		return 0, err
+	}
+	return l.file.Read(p)
+}
+
+// Close implements io.Closer.
+func (l leaving) Close() error { return l.file.Close() }
 
 // Create implements raft.SnapshotStore.
 func (s *snapshotStore) Create(version raft.SnapshotVersion, index, term uint64, conf raft.Configuration,

@@ -4,6 +4,7 @@
 package raftstore
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -139,14 +140,19 @@ func (s *Store) open() (err error) {
 	s.metrics = newMetrics(s)
 	s.fsm = &fsm{
 		state: s.files.state, active: newActiveTasks(), watches: newWatches(), metrics: s.metrics, fail: s.fail,
-		hashes: &s.hashes,
+		hashes:   &s.hashes,
+		restored: s.trustAgain,
 		snaps: &snapshotStore{
 			dir: dir, mmapBytes: s.opts.Tuning.MmapBytes, state: s.files.state, step: func(string) {}, logger: s.logger,
+			quarantined: s.quarantined, story: &s.story,
 		},
 	}
 	s.fsm.format.Store(formatNow)
 	if err := s.fsm.reload(state); err != nil {
 		return err
+	}
+	if s.hashes.wrong = s.files.node.Wrong; s.hashes.wrong != "" {
+		s.logger.Error("the state of this node was found to differ from the others', so it pushes nothing to agents", "reason", s.hashes.wrong)
 	}
 	if err := s.noteCluster(); err != nil {
 		return err
@@ -165,23 +171,19 @@ func (s *Store) open() (err error) {
 // of another cluster.
 func (s *Store) noteCluster() error {
 	id := s.fsm.last.Load().cluster.ID
-	f := s.files
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	switch {
-	case id == "" || id == f.node.ClusterID:
+	if id == "" {
 		return nil
-	case f.node.ClusterID != "":
-		return fmt.Errorf("data directory %s is a member of cluster %s but its state is of cluster %s: files of two clusters were mixed; %s",
-			s.opts.Dir, f.node.ClusterID, id, reseed(s.opts.Dir))
 	}
-	node := f.node
-	node.ClusterID = id
-	if err := node.write(s.opts.Dir); err != nil {
-		return err
+	was := id
+	err := s.files.change(s.opts.Dir, func(n *nodeFile) {
+		was = cmp.Or(n.ClusterID, id)
+		n.ClusterID = was
+	})
+	if err == nil && was != id {
+		err = fmt.Errorf("data directory %s is a member of cluster %s but its state is of cluster %s: files of two clusters were mixed; %s",
+			s.opts.Dir, was, id, reseed(s.opts.Dir))
 	}
-	f.node = node
-	return nil
+	return err
 }
 
 func (f *files) close() error {
