@@ -208,7 +208,7 @@ func (c *claims) tell(ctx context.Context, n *claimNode) {
 				}
 				continue
 			}
-			if timeout == claimTimeout && ctx.Err() == nil { // once, until it answers
+			if timeout == 2*claimTimeout && ctx.Err() == nil { // the second time, once until it answers
 				c.server.logs.warn("a node does not answer claims of sessions: they are sent again", "server_id", n.id)
 			}
 			wait, timeout = claimRetry, min(2*timeout, maxClaimTimeout)

@@ -373,3 +373,11 @@ func TestHelpAndCompletion(t *testing.T) {
 		t.Errorf("%+v", r)
 	}
 }
+
+// TestRecoverIsForOneStart: a setting that would be repeated at each start is refused.
+func TestRecoverIsForOneStart(t *testing.T) {
+	t.Setenv("MUSTER_RECOVER", "true")
+	if r := muster(t, "", "server"); r.code != exitUsage || !strings.Contains(r.err, "MUSTER_RECOVER: --recover is for one start") {
+		t.Errorf("%+v", r)
+	}
+}

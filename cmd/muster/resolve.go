@@ -30,6 +30,11 @@ type resolver struct {
 // known flags is an error.
 func newResolver(known []*kong.Flag, env func(string) (string, bool), file string) (*resolver, error) {
 	r := &resolver{env: env}
+	for _, name := range onceOnly[1:] {
+		if _, set := env(envName(name)); set {
+			return nil, fmt.Errorf("%s: --%s is for one start and stands on the command line only", envName(name), name)
+		}
+	}
 	if file == "" {
 		return r, nil
 	}

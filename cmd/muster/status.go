@@ -91,7 +91,7 @@ func (a *app) advice(s clusterStatus) []string {
 	c := s.Cluster
 	switch {
 	case c.VotersAlive < c.Quorum:
-		say("the majority is lost: start the dead nodes with their data. Only if that is lost for good: stop the node with the highest APPLIED of those that are left, and start it once with --recover --yes")
+		say("the majority is lost: start the dead nodes with their data. Only if that is lost for good: stop the node of those that are left whose log goes furthest (/readyz of each says how far), and start it once with --recover --yes")
 	case c.Leader == "":
 		say("no leader is known to %s: there should be one in a few seconds; if not, see the logs of the voters", s.Node)
 	case c.VotersAlive < c.Voters && c.VotersAlive == c.Quorum:
@@ -102,6 +102,10 @@ func (a *app) advice(s clusterStatus) []string {
 	}
 	for _, n := range s.Nodes {
 		if n.State == "dead" && n.Role != "none" { // else it was removed, or its data directory was
+			if c.VotersAlive < c.Quorum {
+				say("%s is dead", n.Name) // nothing can be removed now
+				continue
+			}
 			say("%s is dead: start it again, or, if it is lost for good: muster node remove %s", n.Name, nodeArg(n, s.Nodes))
 		}
 	}

@@ -47,9 +47,9 @@ func TestStatusAdvice(t *testing.T) {
 			[]apiv1.Node{live("n1", "voter"), dead("n2", "n2~1"), dead("n3", "n3~1"), live("n3", "none")},
 			[]string{
 				"Cluster c1: NO LEADER: changes are refused until there is one; 1 of 3 voters is up, 2 must be",
-				"  ! the majority is lost: start the dead nodes with their data. Only if that is lost for good: stop the node with the highest APPLIED of those that are left, and start it once with --recover --yes",
-				"  ! n2 is dead: start it again, or, if it is lost for good: muster node remove n2",
-				"  ! n3 is dead: start it again, or, if it is lost for good: muster node remove n3~1",
+				"  ! the majority is lost: start the dead nodes with their data. Only if that is lost for good: stop the node of those that are left whose log goes furthest (/readyz of each says how far), and start it once with --recover --yes",
+				"  ! n2 is dead",
+				"  ! n3 is dead",
 				"  ! n3 is not a member: if it was removed, stop it, else see its log for what it waits for",
 			},
 		},
