@@ -214,15 +214,21 @@ func (s *Store) compare(ctx context.Context, r *raft.Raft) {
 	if same, known := s.agrees(leader); same || !known {
 		return // the state was replaced meanwhile
 	}
-	s.quarantine(fmt.Sprintf("at index %d the state differs from that of the leader %s: move the data directory away and let the node join as a new one",
-		leader.Applied.Index, leaderID))
+	what := "move the data directory away and let the node join as a new one"
+	if with+against == 0 {
+		what = "no third node could be asked which of the two is right: have it compared with one before anything is moved away"
+	}
+	s.quarantine(fmt.Sprintf("at index %d the state differs from that of the leader %s: %s", leader.Applied.Index, leaderID, what))
 }
 
-// doubt is the leader's part: it is the one in the wrong if more of the servers
+// doubt is the leader's part: it is the one in the wrong if more of the voters
 // that it knows the state of differ from it than agree with it, itself among them.
 func (s *Store) doubt(servers []raft.Server) {
 	with, against := 1, 0
 	for _, c := range servers {
+		if c.Suffrage != raft.Voter {
+			continue // who is only joining judges nobody
+		}
 		seen := s.members.sighting(c.ID)
 		if same, known := s.agrees(seen.PeerState); known && same {
 			with++
