@@ -154,10 +154,31 @@ func (n *Node) recoverAlone(ctx context.Context) error {
 		case <-tick.C:
 		}
 	}
+	voters, err := n.store.Voters()
+	if err != nil {
+		return err
+	}
+	if up := n.votersUp(voters); 2*up > len(voters) {
+		return fmt.Errorf("--recover: %d of %d voters are up with this node, which is a majority: start this node without --recover", up, len(voters))
+	}
 	if err := n.furthestLog(ctx); err != nil {
 		return err
 	}
 	return n.store.Recover()
+}
+
+// votersUp counts this node and those that it sees.
+func (n *Node) votersUp(voters []string) (up int) {
+	for _, id := range voters {
+		alive := id == n.trust.serverID
+		for _, m := range n.members.Members() {
+			alive = alive || m.Alive && m.ServerID == id
+		}
+		if alive {
+			up++
+		}
+	}
+	return up
 }
 
 // furthestLog refuses when a live member has more in its log than this node.

@@ -64,7 +64,7 @@ func Decide(s Situation) Step {
 	}
 	n := s.Self.Expect
 	if n == 0 {
-		return wait("this node only joins (--bootstrap-expect 0), and no member of a cluster is seen yet: check --join")
+		return wait("this node only joins (--bootstrap-expect 0), and no member of a cluster is seen yet: check --join, the cluster secret and the firewall")
 	}
 	var peers []string
 	lowest := s.Self.ServerID

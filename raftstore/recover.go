@@ -127,6 +127,19 @@ func (s *Store) Recover() (err error) {
 	return nil
 }
 
+// Voters returns the server IDs of those that vote, as far as this node's log
+// tells; it may be called before Run.
+func (s *Store) Voters() ([]string, error) {
+	servers, _, err := s.lastConfiguration()
+	var voters []string
+	for _, c := range servers {
+		if c.Suffrage == raft.Voter {
+			voters = append(voters, string(c.ID))
+		}
+	}
+	return voters, err
+}
+
 // lastConfiguration returns the newest configuration that this node knows, and
 // the end of its log.
 func (s *Store) lastConfiguration() (servers []raft.Server, last position, err error) {

@@ -92,3 +92,23 @@ func TestProcessClusterRecoverByMistake(t *testing.T) {
 	c.Whole()
 	c.Same()
 }
+
+// TestProcessClusterRecoverWithMajority: two of three that are up need no
+// recovery, and one of them has what the other lacks.
+func TestProcessClusterRecoverWithMajority(t *testing.T) {
+	t.Parallel()
+	c := process.NewCluster(t, 3, process.ClusterOptions{})
+	c.Form()
+	behind, others := c.Nodes[2], c.Nodes[:2]
+	behind.Kill()
+	c.Writes(2*againWorst, others...)
+	others[1].Kill()
+	behind.StartOnly("--recover", "--yes")
+	if code := behind.WaitExit(); code != 1 || !strings.Contains(behind.Log.String(), "which is a majority: start this node without --recover") {
+		t.Errorf("--recover with a majority up ended with %d:\n%s", code, behind.Log.Tail(20))
+	}
+	behind.StartOnly()
+	others[1].StartOnly()
+	c.Whole()
+	c.Same()
+}
