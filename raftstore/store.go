@@ -312,6 +312,9 @@ func awaitDone(ctx context.Context, done <-chan error) error {
 // counts; it reaches Options.Fatal before anyone is answered.
 func (s *Store) fail(err error) {
 	s.fsm.broken.Store(true)
+	if errors.Is(err, fleet.ErrClosed) {
+		return // Run has ended before raft did: nothing is wrong with the disk
+	}
 	s.failOnce.Do(func() {
 		if fault, ok := errors.AsType[*storageError](err); ok {
 			s.logger.Error("storage fault", "error", err, "stack", fault.stack)
