@@ -21,6 +21,8 @@ const (
 	// have applied it, and appliedKept how long it is remembered.
 	appliedAge  = 2 * time.Second
 	appliedKept = 10 * time.Second
+	// copyEnds is longer than a node takes to find at its start that it is a copy.
+	copyEnds = 2*seedWait + time.Second
 )
 
 // lead does, while this node leads, what only the leader may: it adds the nodes
@@ -112,6 +114,17 @@ func (n *Node) watchRivals(ctx context.Context) error {
 func (n *Node) judgeRival(ctx context.Context, rival fleet.Member, starting bool) error {
 	if !n.givesWay(rival, starting) {
 		return nil
+	}
+	if !starting {
+		// A copy that has just been started ends by itself; only one that stays
+		// is worth ending for.
+		timer := time.NewTimer(copyEnds)
+		defer timer.Stop()
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-timer.C:
+		}
 	}
 	if !n.answers(ctx, rival) {
 		n.members.RivalGone()
