@@ -104,7 +104,7 @@ func TestProcessClusterRecoverWithMajority(t *testing.T) {
 	c.Writes(2*againWorst, others...)
 	others[1].Kill()
 	behind.StartOnly("--recover", "--yes")
-	if code := behind.WaitExit(); code != 1 || !strings.Contains(behind.Log.String(), "which is a majority: start this node without --recover") {
+	if code := behind.WaitExit(); code != 1 || !strings.Contains(behind.Log.String(), "start this node without --recover") {
 		t.Errorf("--recover with a majority up ended with %d:\n%s", code, behind.Log.Tail(20))
 	}
 	behind.StartOnly()
