@@ -47,7 +47,7 @@ func (l *Log) Count(text string) int {
 }
 
 // trap is a slog.Handler that may stop the node at a step: a line of its log not
-// below Info. Those of gossip and of raft are none: they come under locks.
+// below Info. Those of gossip, of raft and of the state are none: they come under locks.
 type trap struct {
 	slog.Handler
 	life   *life
@@ -55,7 +55,7 @@ type trap struct {
 }
 
 func underLock(a slog.Attr) bool {
-	return a.Key == "part" && a.Value.String() == "gossip" || a.Key == "source" && a.Value.String() == "raft"
+	return a.Key == "part" && (a.Value.String() == "gossip" || a.Value.String() == "state") || a.Key == "source" && a.Value.String() == "raft"
 }
 
 // Handle implements slog.Handler.
