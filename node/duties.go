@@ -38,8 +38,11 @@ func (n *Node) lead(ctx context.Context) error {
 		n.sayLeaderless(&alone)
 		if n.store.Leads() && n.trust.ca.Load() != nil {
 			n.addMembers(ctx, said)
-			if err := n.firstUser(ctx); err != nil && ctx.Err() == nil {
-				n.log.Warn("the first user could not be made, trying again", "error", err)
+			if n.first.TryLock() { // else it is being made
+				n.first.Unlock()
+				if err := n.firstUser(ctx); err != nil && ctx.Err() == nil {
+					n.log.Warn("the first user could not be made, trying again", "error", err)
+				}
 			}
 		}
 		select {
