@@ -4,6 +4,7 @@
 package process
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -43,6 +44,7 @@ type Node struct {
 type child struct {
 	cmd    *exec.Cmd
 	exited chan struct{} // closed when its end was seen
+	logged int           // bytes in the log before it
 }
 
 // FreeAddr returns a loopback address whose port was free a moment ago.
@@ -122,7 +124,7 @@ func (n *Node) StartOnly(more ...string) {
 	}
 	cmd.Env = append(os.Environ(), n.env...)
 	cmd.Stdout, cmd.Stderr = n.Log, n.Log
-	c := &child{cmd: cmd, exited: make(chan struct{})}
+	c := &child{cmd: cmd, exited: make(chan struct{}), logged: len(n.Log.String())}
 	if err := cmd.Start(); err != nil {
 		n.t.Fatal(err)
 	}
@@ -199,8 +201,19 @@ func (n *Node) Pause() { n.signal(syscall.SIGSTOP) }
 // Resume lets a paused process go on, which does not know how long it was away.
 func (n *Node) Resume() { n.signal(syscall.SIGCONT) }
 
-// Terminate asks the process to end, and returns at once; WaitExit waits.
-func (n *Node) Terminate() { n.signal(syscall.SIGTERM) }
+// Terminate asks the process to end, and returns at once; WaitExit waits. A
+// process that has not logged anything yet may not listen to signals either, and
+// would end as if killed: it is waited for.
+func (n *Node) Terminate() {
+	n.t.Helper()
+	Eventually(n.t, startWithin, n.Name+" has begun", func() error {
+		if n.Ended() == nil && n.Log.Since(n.child.logged) == "" {
+			return errors.New("it has logged nothing")
+		}
+		return nil
+	})
+	n.signal(syscall.SIGTERM)
+}
 
 func (n *Node) signal(s syscall.Signal) {
 	n.t.Helper()
