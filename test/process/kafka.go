@@ -27,7 +27,17 @@ const (
 type Kafka struct {
 	Addr string
 	t    testing.TB
+	gate *gate
 }
+
+// Away lets the broker be away: its connections are cut, others refused.
+func (k *Kafka) Away() { k.gate.goAway() }
+
+// Silent lets the broker take connections and requests, and answer nothing.
+func (k *Kafka) Silent() { k.gate.hush() }
+
+// Back ends what Away and Silent began; nothing that the broker had is lost.
+func (k *Kafka) Back() { k.gate.comeBack() }
 
 // startKafka starts a broker at HOST:PORT that has the topic; it ends with the test.
 func startKafka(t testing.TB, addr string) *Kafka {
@@ -41,13 +51,24 @@ func startKafka(t testing.TB, addr string) *Kafka {
 
 // tryKafka is startKafka for an address that may be taken.
 func tryKafka(t testing.TB, addr string) (*Kafka, error) {
+	var g *gate
 	broker, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.SeedTopics(topicPartitions, topic),
-		kfake.ListenFn(func(network, _ string) (net.Listener, error) { return net.Listen(network, addr) }))
+		kfake.ListenFn(func(network, _ string) (net.Listener, error) {
+			l, err := net.Listen(network, addr)
+			if err != nil {
+				return nil, err
+			}
+			g = newGate(l)
+			return g, nil
+		}))
 	if err != nil {
 		return nil, err
 	}
-	t.Cleanup(broker.Close)
-	return &Kafka{Addr: addr, t: t}, nil
+	t.Cleanup(func() {
+		g.comeBack()
+		broker.Close()
+	})
+	return &Kafka{Addr: addr, t: t, gate: g}, nil
 }
 
 // Read gives each the records that the topic holds now, from its beginning. The
