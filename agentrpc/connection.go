@@ -11,18 +11,21 @@ import (
 	"net"
 	"slices"
 	"sync"
+	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/peer"
 )
 
 // agentCreds is TLS as package credentials does it, and two things besides:
-// failures are counted, and a handler can reach the connection of its stream in
+// handshakes are counted, and a handler can reach the connection of its stream in
 // order to close it.
 type agentCreds struct {
 	credentials.TransportCredentials
-	failed func(remote net.Addr, err error)
+	seconds prometheus.Observer
+	failed  func(remote net.Addr, err error)
 }
 
 // agentAuth is what a handshake leaves with the connection.
@@ -31,17 +34,19 @@ type agentAuth struct {
 	conn *agentConn
 }
 
-func newAgentCreds(config *tls.Config, failed func(remote net.Addr, err error)) *agentCreds {
-	return &agentCreds{TransportCredentials: credentials.NewTLS(config), failed: failed}
+func newAgentCreds(config *tls.Config, seconds prometheus.Observer, failed func(remote net.Addr, err error)) *agentCreds {
+	return &agentCreds{TransportCredentials: credentials.NewTLS(config), seconds: seconds, failed: failed}
 }
 
 // ServerHandshake is called by gRPC with a deadline on the connection.
 func (c *agentCreds) ServerHandshake(raw net.Conn) (net.Conn, credentials.AuthInfo, error) {
+	began := time.Now()
 	conn, info, err := c.TransportCredentials.ServerHandshake(raw)
 	if err != nil {
 		c.failed(raw.RemoteAddr(), err)
 		return nil, nil, err
 	}
+	c.seconds.Observe(time.Since(began).Seconds())
 	tlsInfo, isTLS := info.(credentials.TLSInfo)
 	accepted, isOurs := raw.(*agentConn)
 	if !isTLS || !isOurs { // never: they come from package credentials and from our listener
@@ -53,7 +58,7 @@ func (c *agentCreds) ServerHandshake(raw net.Conn) (net.Conn, credentials.AuthIn
 
 // Clone keeps what the embedded type would lose.
 func (c *agentCreds) Clone() credentials.TransportCredentials {
-	return &agentCreds{TransportCredentials: c.TransportCredentials.Clone(), failed: c.failed}
+	return &agentCreds{TransportCredentials: c.TransportCredentials.Clone(), seconds: c.seconds, failed: c.failed}
 }
 
 // identify tells who is at the other end of a stream; the error is a status.

@@ -77,6 +77,13 @@ func (v *inventory) add(sess *session, r fleet.AgentReport) bool {
 	return true
 }
 
+// waits counts the agents that wait to be reported.
+func (v *inventory) waits() int {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return len(v.waiting)
+}
+
 // take removes a batch, which is in flight then.
 func (v *inventory) take() []fleet.AgentReport {
 	v.mu.Lock()

@@ -67,6 +67,7 @@ type message struct {
 	normalised int
 	// repaired counts the texts that were not UTF-8.
 	repaired int
+	tally    tally
 
 	identity []byte // fields 4 to 11 of MQData, encoded
 	suffix   []byte // identity, time and tags
@@ -184,7 +185,10 @@ func (m *message) record(raw []byte) error {
 		raw = encodeRecord(int32(dataType), int64(timestamp), body) //nolint:gosec // what protobuf does with a varint that is too large
 	}
 	m.records = append(m.records, raw)
-	if t := fleet.DataType(int32(dataType)); isNotable(t) { //nolint:gosec // as above
+	t := fleet.DataType(int32(dataType)) //nolint:gosec // as above
+	k := kindOf(t)
+	m.tally.add(k, len(raw))
+	if k.isNotable() {
 		m.notable = append(m.notable, notable{t, body})
 	}
 	return nil
@@ -243,14 +247,4 @@ func (m *message) who() fleet.Identity {
 		IntranetIPv4: list(m.ips[0]), ExtranetIPv4: list(m.ips[1]),
 		IntranetIPv6: list(m.ips[2]), ExtranetIPv6: list(m.ips[3]),
 	}
-}
-
-// isNotable tells whether the AgentCenter acts on records of this type.
-func isNotable(t fleet.DataType) bool {
-	switch t {
-	case fleet.DataTypeHeartbeat, fleet.DataTypePluginHeartbeat,
-		fleet.DataTypeAgentError, fleet.DataTypePluginError:
-		return true
-	}
-	return t.IsTaskReply()
 }

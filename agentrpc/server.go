@@ -106,11 +106,7 @@ func New(opts Options) (*Server, error) {
 		s.facts[f] = true
 	}
 	var err error
-	s.metrics, err = newMetrics(opts.Registerer,
-		func() float64 { return float64(s.registry.count()) },
-		func() float64 { return float64(s.connections.count()) },
-		func() float64 { return float64(s.parts.claims.waiting()) })
-	if err != nil {
+	if s.metrics, err = newMetrics(opts.Registerer, s); err != nil {
 		return nil, err
 	}
 	s.parts = parts{
@@ -132,7 +128,7 @@ func New(opts Options) (*Server, error) {
 
 func (s *Server) newGRPC() *grpc.Server {
 	server := grpc.NewServer(
-		grpc.Creds(newAgentCreds(s.opts.TLS, s.handshakeFailed)),
+		grpc.Creds(newAgentCreds(s.opts.TLS, s.metrics.handshakes, s.handshakeFailed)),
 		grpc.ForceServerCodecV2(rawCodec{pool: mem.DefaultBufferPool()}),
 		grpc.ConnectionTimeout(s.opts.Tuning.HandshakeTimeout),
 		grpc.MaxRecvMsgSize(maxMessageBytes),

@@ -144,21 +144,22 @@ func (s *Server) take(sess *session, raw []byte) error {
 	} else if string(m.agentID) != sess.id {
 		return s.refuse(reasonIDChanged, codes.InvalidArgument, "the agent ID changed within the stream")
 	}
-	now := s.now()
+	came := s.opts.Tuning.Clock()
+	now := came.Unix()
 	if err := m.stamp(now, *sess.tags.Load()); err != nil {
 		return s.refuse(reasonTooLarge, codes.InvalidArgument, err.Error())
 	}
-	s.metrics.messages.Inc()
-	s.metrics.records.Add(float64(len(m.records)))
-	s.metrics.bytes.Add(float64(len(raw)))
-	s.metrics.normalised.Add(float64(m.normalised))
-	s.metrics.repaired.Add(float64(m.repaired))
+	s.metrics.count(m, len(raw))
 	sess.received.messages.Add(1)
 	sess.received.records.Add(uint64(len(m.records)))
 	s.note(sess, m, now)
-	if err := s.forward(sess, m); err != nil {
+	s.metrics.appending.Add(1)
+	err := s.forward(sess, m)
+	s.metrics.appending.Add(-1)
+	if err != nil {
 		return err
 	}
+	s.metrics.appends.Observe(s.opts.Tuning.Clock().Sub(came).Seconds())
 	return s.act(sess, m, now)
 }
 
@@ -189,6 +190,7 @@ func (s *Server) join(sess *session, m *message) error {
 	if sess.previous != nil && sess.previous.end(status.Error(codes.Aborted, "the agent has opened a newer stream")) {
 		s.metrics.closed.WithLabelValues("replaced").Inc()
 	}
+	s.metrics.opened.Inc()
 	s.parts.claims.joined(sess)
 	// A change between the look-up and the entry would have been missed.
 	if _, err := s.desired(sess, id); err != nil {
@@ -203,7 +205,9 @@ func (s *Server) note(sess *session, m *message, now int64) {
 	sess.mu.Lock()
 	res := sess.obs.note(m, now, s.seed, s.facts, s.opts.Node)
 	sess.mu.Unlock()
-	s.metrics.undecodableBodies.Add(float64(res.undecodable))
+	if res.undecodable > 0 {
+		s.metrics.undecodableBodies.Add(float64(res.undecodable))
+	}
 	if res.beatFault != nil {
 		s.agentLogs.warn("fields of a heartbeat not taken", "agent_id", sess.id, "error", res.beatFault)
 	}
