@@ -29,7 +29,7 @@ type metrics struct {
 
 func newMetrics(reg prometheus.Registerer) *metrics {
 	factory := promauto.With(reg)
-	return &metrics{
+	m := &metrics{
 		members: factory.NewGauge(prometheus.GaugeOpts{
 			Name: "muster_gossip_members", Help: "Live nodes that this one knows, itself included.",
 		}),
@@ -46,6 +46,10 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 			Name: "muster_gossip_send_failures_total", Help: "Packets that could not be sent to a node.",
 		}),
 	}
+	for _, reason := range []string{reasonMalformed, reasonUnknownKind, reasonUnknownNode, reasonStale, reasonRegistryFull, reasonTooManyNodes, reasonOtherKey} {
+		m.ignored.WithLabelValues(reason) // shown from the start, as 0
+	}
+	return m
 }
 
 // ignore counts a message that was not used; an empty reason is none.

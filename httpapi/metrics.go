@@ -51,6 +51,9 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 	for _, result := range []string{"ok", "failed", "throttled"} {
 		m.logins.WithLabelValues(result)
 	}
+	for _, reason := range []string{"signature", "undecided", "forbidden", "throttled", "unauthenticated", "error"} {
+		m.refused.WithLabelValues(reason)
+	}
 	reg.MustRegister(m.requests, m.seconds, m.refused, m.logins, m.panics, m.touchFail)
 	return m
 }

@@ -112,6 +112,7 @@ func New(cfg Config, env Env) (*Node, error) {
 	if err := n.open(); err != nil {
 		return nil, errors.Join(err, n.abandon())
 	}
+	n.metrics.MustRegister(newCollector(n))
 	return n, nil
 }
 

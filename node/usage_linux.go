@@ -6,8 +6,10 @@ package node
 import (
 	"bytes"
 	"os"
+	"path"
 	"runtime"
 	"strconv"
+	"strings"
 	"syscall"
 	"time"
 )
@@ -21,12 +23,46 @@ func (u *usage) read(now time.Time) (cpu, memory uint16) {
 		perCore := u.cpu.sample(now, micros) / 1e6 / float64(runtime.NumCPU())
 		cpu = permille(perCore)
 	}
-	var s syscall.Sysinfo_t
-	if err := syscall.Sysinfo(&s); err == nil && s.Totalram > 0 {
-		total := float64(s.Totalram) * float64(max(s.Unit, 1))
-		memory = permille(float64(residentPages()*int64(os.Getpagesize())) / total)
+	if total := machineMemory(); total > 0 {
+		memory = permille(float64(residentPages()*int64(os.Getpagesize())) / float64(total))
 	}
 	return cpu, memory
+}
+
+// machineMemory returns bytes, 0 if the system does not tell.
+func machineMemory() uint64 {
+	var s syscall.Sysinfo_t
+	if err := syscall.Sysinfo(&s); err != nil {
+		return 0
+	}
+	return uint64(s.Totalram) * uint64(max(s.Unit, 1)) //nolint:unconvert // narrower on 32 bits
+}
+
+// memoryLimit is what the machine has, or what the control group (version 2)
+// of this process allows, if that is less.
+func memoryLimit() uint64 {
+	limit := machineMemory()
+	own, err := os.ReadFile("/proc/self/cgroup")
+	if err != nil {
+		return limit
+	}
+	for line := range strings.Lines(string(own)) {
+		group, is := strings.CutPrefix(strings.TrimSpace(line), "0::")
+		if !is {
+			continue
+		}
+		// A group is bound by those above it, too.
+		for dir := path.Join("/sys/fs/cgroup", group); strings.HasPrefix(dir, "/sys/fs/cgroup"); dir = path.Dir(dir) {
+			b, err := os.ReadFile(path.Join(dir, "memory.max"))
+			if err != nil {
+				continue
+			}
+			if most, err := strconv.ParseUint(strings.TrimSpace(string(b)), 10, 64); err == nil { // else "max"
+				limit = min(limit, most)
+			}
+		}
+	}
+	return limit
 }
 
 // residentPages is the second field of /proc/self/statm, 0 where there is none.

@@ -76,10 +76,37 @@ func newMetrics(s *Store) *metrics {
 	}
 	gauge("state_bytes", "Size of the state file.", func(st fleet.StoreStatus) float64 { return float64(st.StateBytes) })
 	gauge("is_leader", "1 on the leader.", func(st fleet.StoreStatus) float64 { return oneIf(st.Role == roleLeader) })
+	gauge("has_leader", "1 while this node knows a leader.", func(st fleet.StoreStatus) float64 { return oneIf(st.Leader != "") })
+	gauge("leader_contact_age_seconds", "How long ago the leader was heard, 0 on the leader.", func(st fleet.StoreStatus) float64 { return float64(st.LeaderContactAgeMS) / 1000 })
+	gauge("term", "Term of Raft: it grows with each election.", func(st fleet.StoreStatus) float64 { return float64(st.Term) })
+	gauge("last_index", "Index of the last entry of this node's log.", func(st fleet.StoreStatus) float64 { return float64(st.LastIndex) })
+	gauge("inventory_agents", "Agents that the fleet knows, connected or not.", func(st fleet.StoreStatus) float64 { return float64(st.Agents) })
 	gauge("is_current", "1 while this node may push config and tasks.", func(st fleet.StoreStatus) float64 { return oneIf(st.Current) })
 	gauge("is_quarantined", "1 while this node's state differs from the leader's.", func(st fleet.StoreStatus) float64 { return oneIf(st.Quarantined != "") })
 	gauge("applied_index", "Index of the last entry applied here.", func(st fleet.StoreStatus) float64 { return float64(st.Applied) })
+	for _, state := range []fleet.SubTaskState{fleet.SubTaskPending, fleet.SubTaskSent} {
+		m.all = append(m.all, prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Namespace: ns, Subsystem: sub, Name: "open_subtasks", ConstLabels: prometheus.Labels{"state": string(state)},
+			Help: "Agents that running tasks still wait for, by state: not sent yet, and sent without an answer. The same on each node.",
+		}, func() float64 { return float64(s.fsm.active.open(state)) }))
+	}
 	return m
+}
+
+// open counts the targets of running tasks that are in a state.
+func (a *activeTasks) open(state fleet.SubTaskState) (n uint64) {
+	a.mu.RLock()
+	defer a.mu.RUnlock()
+	for _, t := range a.tasks {
+		sets := t.pending
+		if state == fleet.SubTaskSent {
+			sets = t.sent
+		}
+		for _, set := range sets {
+			n += set.GetCardinality()
+		}
+	}
+	return n
 }
 
 func (m *metrics) register(reg prometheus.Registerer) error {
