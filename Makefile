@@ -27,7 +27,7 @@ PLATFORMS ?= linux/amd64 linux/arm64
 .PHONY: help
 help: ## list the targets
 	@echo "usage: make TARGET"
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 .PHONY: build
 build: ## build bin/muster, static
@@ -112,6 +112,22 @@ SEED     ?=
 .PHONY: chaos
 chaos: ## kill, stop, wipe and cut off nodes at random under load (DURATION=10m SEED=)
 	MUSTER_TEST_CHAOS=$(DURATION) MUSTER_TEST_CHAOS_SEED=$(SEED) go test -count=1 -timeout 12h -run '^TestChaos$$' -v $(ARGS) ./test
+
+# BROKERS is 1 or 3. deploy/kafka/README.md has the rest.
+BROKERS ?= 1
+
+.PHONY: kafka-up
+kafka-up: ## start an Apache Kafka on this machine to test against (BROKERS=3); needs Java
+	@deploy/kafka/kafka up $(BROKERS)
+
+.PHONY: kafka-down
+kafka-down: ## stop it and delete its data
+	@deploy/kafka/kafka down
+
+.PHONY: test-kafka
+test-kafka: ## test the data path and broker faults against an Apache Kafka (ARGS='-run SASL -v'); needs Java
+	@deploy/kafka/kafka fetch
+	MUSTER_TEST_KAFKA=1 go test -count=1 -timeout 20m $(ARGS) ./test/kafka
 
 .PHONY: bench
 bench: ## run the benchmarks (PKG=./agentrpc/... BENCHTIME=1s)
