@@ -36,14 +36,14 @@ const (
 
 // Fill is the share of the node's limit that is taken, with handedOut agents on
 // their way to it. A node without a limit is full.
-func (m Member) Fill(handedOut uint32) float64 {
+func (m *Member) Fill(handedOut uint32) float64 {
 	if m.Load.Limit == 0 {
 		return 1
 	}
 	return (float64(m.Load.Sessions) + float64(handedOut)) / float64(m.Load.Limit)
 }
 
-func (m Member) standing(handedOut uint32, now time.Time) standing {
+func (m *Member) standing(fill float64, now time.Time) standing {
 	switch {
 	case m.ReportedAt.IsZero() || now.Sub(m.ReportedAt) > MaxLoadAge:
 		return standingSilent
@@ -51,7 +51,7 @@ func (m Member) standing(handedOut uint32, now time.Time) standing {
 		return standingNotReady
 	case m.Load.Draining:
 		return standingDraining
-	case m.Fill(handedOut) >= 1:
+	case fill >= 1:
 		return standingFull
 	case m.Load.KafkaAway || m.Load.Leaderless:
 		return standingDegraded
@@ -59,46 +59,62 @@ func (m Member) standing(handedOut uint32, now time.Time) standing {
 	return standingHealthy
 }
 
-// Rank returns up to count members (0: all) in the order in which an agent
-// should try them: the least filled first, near ties by chance, those without
-// Kafka or leader behind the healthy ones. Full, draining, unready and silent
-// nodes are listed only when there are no others, the least bad first; so the
-// answer is not empty while a member is alive. handedOut says, by NodeID, how
-// many agents were sent to a node since its report. Without rnd ties go by NodeID.
-func Rank(members []Member, handedOut map[string]uint32, now time.Time, rnd *rand.Rand, count int) []Member {
-	type candidate struct {
-		member   *Member
-		standing standing
-		key      float64
+// candidate is a member in the order of Rank.
+type candidate struct {
+	index    int
+	id       string
+	standing standing
+	key      float64
+}
+
+func (c candidate) compare(other candidate) int {
+	switch {
+	case c.standing != other.standing:
+		return int(c.standing) - int(other.standing)
+	case c.key < other.key:
+		return -1
+	case c.key > other.key:
+		return 1
 	}
-	candidates := make([]candidate, 0, len(members))
+	return cmp.Compare(c.id, other.id)
+}
+
+// Rank returns the indices of up to count members (0: all) in the order in which
+// an agent should try them: the least filled first, near ties by chance, those
+// without Kafka or leader behind the healthy ones. Full, draining, unready and
+// silent nodes are listed only when there are no others, the least bad first; so
+// the answer is not empty while a member is alive. handedOut says of an index how
+// many agents were sent to that node since its report. Without rnd ties go by NodeID.
+func Rank(members []Member, handedOut func(i int) uint32, now time.Time, rnd *rand.Rand, count int) []int {
+	if count <= 0 || count > len(members) {
+		count = len(members)
+	}
+	best := make([]candidate, 0, count) // sorted
 	for i := range members {
 		m := &members[i]
 		if !m.Alive {
 			continue
 		}
-		handed := handedOut[m.NodeID]
-		c := candidate{member: m, standing: m.standing(handed, now), key: m.Fill(handed)}
+		fill := m.Fill(handedOut(i))
+		c := candidate{index: i, id: m.NodeID, standing: m.standing(fill, now), key: fill}
 		if rnd != nil {
 			c.key += rnd.Float64() * NearTie
 		}
-		candidates = append(candidates, c)
+		if len(best) == count {
+			if c.compare(best[count-1]) >= 0 {
+				continue
+			}
+			best = best[:count-1]
+		}
+		at, _ := slices.BinarySearchFunc(best, c, candidate.compare)
+		best = slices.Insert(best, at, c)
 	}
-	slices.SortFunc(candidates, func(a, b candidate) int {
-		return cmp.Or(
-			cmp.Compare(a.standing, b.standing),
-			cmp.Compare(a.key, b.key),
-			cmp.Compare(a.member.NodeID, b.member.NodeID))
-	})
-	ranked := make([]Member, 0, len(candidates))
-	for _, c := range candidates {
-		if c.standing >= standingFull && candidates[0].standing < standingFull {
+	ranked := make([]int, 0, len(best))
+	for _, c := range best {
+		if c.standing >= standingFull && best[0].standing < standingFull {
 			break
 		}
-		if count > 0 && len(ranked) == count {
-			break
-		}
-		ranked = append(ranked, *c.member)
+		ranked = append(ranked, c.index)
 	}
 	return ranked
 }

@@ -47,6 +47,15 @@ func ids(members []fleet.Member) []string {
 	return names
 }
 
+// rank is fleet.Rank with members for their indices, and what was handed out by NodeID.
+func rank(members []fleet.Member, handed map[string]uint32, rnd *rand.Rand, count int) []fleet.Member {
+	ranked := []fleet.Member{}
+	for _, i := range fleet.Rank(members, func(i int) uint32 { return handed[members[i].NodeID] }, rankNow, rnd, count) {
+		ranked = append(ranked, members[i])
+	}
+	return ranked
+}
+
 func TestRank(t *testing.T) {
 	for name, tt := range map[string]struct {
 		members []fleet.Member
@@ -109,7 +118,7 @@ func TestRank(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			before := slices.Clone(tt.members)
-			got := fleet.Rank(tt.members, tt.handed, rankNow, nil, tt.count)
+			got := rank(tt.members, tt.handed, nil, tt.count)
 			if diff := cmp.Diff(tt.want, ids(got)); diff != "" {
 				t.Error(diff)
 			}
@@ -125,7 +134,7 @@ func TestNearTiesAreSpread(t *testing.T) {
 	first := map[string]int{}
 	members := []fleet.Member{node("a", 50), node("b", 51), node("c", 53)}
 	for range 1000 {
-		first[fleet.Rank(members, nil, rankNow, rnd, 1)[0].NodeID]++
+		first[rank(members, nil, rnd, 1)[0].NodeID]++
 	}
 	if first["a"] < 600 || first["b"] < 50 || first["c"] != 0 {
 		t.Errorf("first of 1000: %v; want mostly a, sometimes b, never c", first)
@@ -166,7 +175,7 @@ func TestRankLaws(t *testing.T) {
 		}
 		count := rapid.IntRange(0, 25).Draw(t, "count")
 		rnd := rand.New(rand.NewPCG(rapid.Uint64().Draw(t, "seed"), 0))
-		got := fleet.Rank(members, handed, rankNow, rnd, count)
+		got := rank(members, handed, rnd, count)
 
 		alive := slices.ContainsFunc(members, func(m fleet.Member) bool { return m.Alive })
 		able := slices.ContainsFunc(members, func(m fleet.Member) bool { return takesAgents(m, handed[m.NodeID]) })
@@ -211,6 +220,6 @@ func BenchmarkRank50(b *testing.B) {
 	}
 	rnd := rand.New(rand.NewPCG(1, 2))
 	for b.Loop() {
-		fleet.Rank(members, nil, rankNow, rnd, 10)
+		fleet.Rank(members, func(int) uint32 { return 0 }, rankNow, rnd, 10)
 	}
 }

@@ -66,7 +66,7 @@ type Service struct {
 	CreateAt int64          `json:"create_at"` // Unix seconds
 	UpdateAt int64          `json:"update_at"` // Unix seconds
 	Weight   int            `json:"weight"`    // connections
-	Extra    map[string]any `json:"extra"`
+	Extra    map[string]any `json:"extra"`     // nil is none
 }
 
 // ServiceKey tells services apart.
@@ -126,27 +126,42 @@ func notInServiceName(c rune) bool {
 
 // ServicesOf returns what a member is to service discovery. A listener that it
 // does not have, or whose address is no HOST:PORT, is left out.
-func ServicesOf(m Member, now time.Time) []Service {
+func ServicesOf(m *Member, now time.Time) []Service {
+	services := make([]Service, 0, 3)
+	for _, name := range []string{ServiceAgents, ServiceHTTP, ServiceAPI} {
+		if s, ok := ServiceOf(m, name, now); ok {
+			services = append(services, s)
+		}
+	}
+	return services
+}
+
+// ServiceOf returns what a member is to service discovery under one name. It is
+// false for a listener that ServicesOf leaves out, and for other names. Extra is
+// nil.
+func ServiceOf(m *Member, name string, now time.Time) (Service, bool) {
+	var addr string
+	switch name {
+	case ServiceAgents:
+		addr = m.AgentAddr
+	case ServiceHTTP:
+		addr = m.HTTPSAddr
+	case ServiceAPI:
+		addr = m.HTTPAddr
+	}
+	host, port, ok := splitAddr(addr)
+	if !ok {
+		return Service{}, false
+	}
 	updated := m.ReportedAt
 	if updated.IsZero() {
 		updated = m.Started
 	}
 	status, _ := ServiceStatusAt(now.Sub(updated))
-	services := make([]Service, 0, 3)
-	for _, s := range []struct{ name, addr string }{
-		{ServiceAgents, m.AgentAddr}, {ServiceHTTP, m.HTTPSAddr}, {ServiceAPI, m.HTTPAddr},
-	} {
-		host, port, ok := splitAddr(s.addr)
-		if !ok {
-			continue
-		}
-		services = append(services, Service{
-			Name: s.name, IP: host, Port: port, Status: status,
-			CreateAt: m.Started.Unix(), UpdateAt: updated.Unix(),
-			Weight: int(m.Load.Sessions), Extra: map[string]any{},
-		})
-	}
-	return services
+	return Service{
+		Name: name, IP: host, Port: port, Status: status,
+		CreateAt: m.Started.Unix(), UpdateAt: updated.Unix(), Weight: int(m.Load.Sessions),
+	}, true
 }
 
 // splitAddr takes HOST:PORT or [IPv6]:PORT apart.

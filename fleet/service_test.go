@@ -83,17 +83,17 @@ func TestServicesOfAMember(t *testing.T) {
 	m := node("a", 7)
 	m.Started = time.Unix(1000, 0)
 	m.AgentAddr, m.HTTPSAddr, m.HTTPAddr = "192.0.2.1:6751", "[2001:db8::1]:6752", "nonsense"
-	got := fleet.ServicesOf(m, rankNow)
+	got := fleet.ServicesOf(&m, rankNow)
 	want := []fleet.Service{
-		{Name: "hids_svr_grpc", IP: "192.0.2.1", Port: 6751, CreateAt: 1000, UpdateAt: rankNow.Unix() - 1, Weight: 7, Extra: map[string]any{}},
-		{Name: "hids_svr_http", IP: "2001:db8::1", Port: 6752, CreateAt: 1000, UpdateAt: rankNow.Unix() - 1, Weight: 7, Extra: map[string]any{}},
+		{Name: "hids_svr_grpc", IP: "192.0.2.1", Port: 6751, CreateAt: 1000, UpdateAt: rankNow.Unix() - 1, Weight: 7},
+		{Name: "hids_svr_http", IP: "2001:db8::1", Port: 6752, CreateAt: 1000, UpdateAt: rankNow.Unix() - 1, Weight: 7},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
 	}
 	for _, addr := range []string{"", ":1", "a:", "a:0", "a:65536", "a:b", "[]:1"} {
 		m := fleet.Member{AgentAddr: addr}
-		if got := fleet.ServicesOf(m, rankNow); len(got) != 0 {
+		if got := fleet.ServicesOf(&m, rankNow); len(got) != 0 {
 			t.Errorf("%q: %+v", addr, got)
 		}
 	}

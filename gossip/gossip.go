@@ -162,7 +162,7 @@ func New(opts Options) (*Mesh, error) {
 		opts:     opts,
 		logger:   opts.Logger,
 		metrics:  newMetrics(opts.Registerer),
-		view:     newView(opts.Self, time.Now()),
+		view:     newView(opts.Self),
 		registry: newRegistry(),
 		tried:    make(chan struct{}),
 		hurry:    make(chan struct{}, 1),
@@ -215,11 +215,12 @@ func (g *Mesh) leave(list *memberlist.Memberlist) {
 
 // Members returns all known nodes by NodeID, this one and those that died lately
 // included. The slice is shared and must not be changed.
-func (g *Mesh) Members() []fleet.Member { return *g.view.snapshot.Load() }
+func (g *Mesh) Members() []fleet.Member { return g.view.members() }
 
 // Pick returns up to count nodes (0: all) in the order in which an agent should
-// try them, and counts the first as handed out until its next report.
-func (g *Mesh) Pick(count int) []fleet.Member { return g.view.pick(count, time.Now()) }
+// try them, and counts the first as handed out until its next report. It waits
+// for nobody. The members are shared and must not be changed.
+func (g *Mesh) Pick(count int) []*fleet.Member { return g.view.pick(count, time.Now()) }
 
 // Subscribe returns a channel that holds a token after any change of which
 // nodes there are, which are alive, or their facts (not their load), and a

@@ -133,7 +133,7 @@ func await(t *testing.T, within time.Duration, what string, condition func() boo
 	return time.Since(start)
 }
 
-func pickedIDs(members []fleet.Member) string {
+func pickedIDs(members []*fleet.Member) string {
 	text := ""
 	for _, m := range members {
 		text += m.NodeID + " "

@@ -6,6 +6,8 @@ package gossip
 import (
 	"errors"
 	"fmt"
+	"slices"
+	"sync"
 	"testing"
 	"time"
 
@@ -169,7 +171,7 @@ func FuzzMessages(f *testing.F) {
 	f.Fuzz(func(t *testing.T, b []byte) {
 		g := &Mesh{
 			metrics:  newMetrics(nil),
-			view:     newView(fleet.Member{NodeID: "self"}, testNow),
+			view:     newView(fleet.Member{NodeID: "self"}),
 			registry: newRegistry(),
 		}
 		g.opts.Self.NodeID = "self"
@@ -201,7 +203,7 @@ func TestLoadMessages(t *testing.T) {
 }
 
 func TestOnlyNewerReportsCount(t *testing.T) {
-	v := newView(fleet.Member{NodeID: "self"}, testNow)
+	v := newView(fleet.Member{NodeID: "self"})
 	if got := v.setLoad("other", fleet.Load{Sequence: 1}, testNow); got != reasonUnknownNode {
 		t.Errorf("unknown node: %q", got)
 	}
@@ -227,35 +229,97 @@ func TestOnlyNewerReportsCount(t *testing.T) {
 }
 
 func TestDeadNodesAreForgottenInTheEnd(t *testing.T) {
-	v := newView(fleet.Member{NodeID: "self"}, testNow)
+	v := newView(fleet.Member{NodeID: "self"})
 	v.setAlive(fleet.Member{NodeID: "other"}, v.nodes["self"].addr)
 	v.setGone("other", testNow)
 	v.setGone("self", testNow)
 	v.sweep(testNow.Add(time.Hour))
-	if got := len(*v.snapshot.Load()); got != 2 {
+	if got := len(v.members()); got != 2 {
 		t.Errorf("after an hour: %d nodes", got)
 	}
 	v.sweep(testNow.Add(time.Hour + 1))
-	if got := *v.snapshot.Load(); len(got) != 1 || !got[0].Alive {
+	if got := v.members(); len(got) != 1 || !got[0].Alive {
 		t.Errorf("later: %+v", got)
 	}
 }
 
+// TestServicesByName: the list of a name is what the list of all holds of it,
+// whatever came, went and was swept away before.
+func TestServicesByName(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		r, now := newRegistry(), testNow
+		for range rapid.IntRange(1, 20).Draw(t, "steps") {
+			s := fleet.Service{Name: rapid.SampledFrom([]string{"a", "b"}).Draw(t, "name"), IP: "192.0.2.1", Port: rapid.IntRange(1, 2).Draw(t, "port")}
+			switch rapid.IntRange(0, 3).Draw(t, "step") {
+			case 0, 1:
+				if _, _, err := r.register(s, now); err != nil {
+					t.Fatal(err)
+				}
+			case 2:
+				r.evict(s.Key(), now)
+			case 3:
+				now = now.Add(rapid.SampledFrom([]time.Duration{time.Second, fleet.ServiceEvictAge, rememberEvicted}).Draw(t, "later"))
+				r.sweep(now)
+			}
+			kept := map[string]int{}
+			for key := range r.entries {
+				kept[key.Name]++
+			}
+			if diff := cmp.Diff(kept, r.names); diff != "" {
+				t.Fatalf("names are counted wrong: %s", diff)
+			}
+			for _, name := range []string{"a", "b"} {
+				want := slices.DeleteFunc(r.list("", now), func(s fleet.Service) bool { return s.Name != name })
+				if diff := cmp.Diff(want, r.list(name, now)); diff != "" {
+					t.Fatal(diff)
+				}
+			}
+		}
+	})
+}
+
+// TestPicksAreCounted: whoever asks at once, each is counted, until the next
+// report.
+func TestPicksAreCounted(t *testing.T) {
+	v := newView(fleet.Member{NodeID: "self"})
+	for _, id := range []string{"n1", "n2"} {
+		v.setAlive(fleet.Member{NodeID: id}, v.nodes["self"].addr)
+		v.setLoad(id, fleet.Load{Ready: true, Limit: 1 << 20, Sequence: 1}, testNow)
+	}
+	var group sync.WaitGroup
+	for range 8 {
+		group.Go(func() {
+			for range 500 {
+				v.pick(10, testNow)
+			}
+		})
+	}
+	group.Wait()
+	v.setAlive(fleet.Member{NodeID: "n1", Zone: "moved"}, v.nodes["self"].addr) // new facts are no report
+	if n1, n2 := v.nodes["n1"].handed.Load(), v.nodes["n2"].handed.Load(); n1+n2 != 4000 || min(n1, n2) == 0 {
+		t.Errorf("of 4000 agents %d and %d were counted", n1, n2)
+	}
+	v.setLoad("n1", fleet.Load{Ready: true, Limit: 1 << 20, Sequence: 2}, testNow)
+	if got := v.nodes["n1"].handed.Load(); got != 0 {
+		t.Errorf("%d are counted after the report", got)
+	}
+}
+
 func TestTheListIsBounded(t *testing.T) {
-	v := newView(fleet.Member{NodeID: "self"}, testNow)
+	v := newView(fleet.Member{NodeID: "self"})
 	for i := range maxMembers + 10 {
 		_, ignored := v.setAlive(fleet.Member{NodeID: fmt.Sprint("n", i)}, v.nodes["self"].addr)
 		if full := i >= maxMembers-1; full != (ignored == reasonTooManyNodes) {
 			t.Fatalf("node %d: ignored %q", i, ignored)
 		}
 	}
-	if got := len(*v.snapshot.Load()); got != maxMembers {
+	if got := len(v.members()); got != maxMembers {
 		t.Errorf("%d members", got)
 	}
 }
 
 func BenchmarkPick(b *testing.B) {
-	v := newView(fleet.Member{NodeID: "self"}, testNow)
+	v := newView(fleet.Member{NodeID: "self"})
 	for i := range 50 {
 		id := fmt.Sprint("n", i)
 		v.setAlive(fleet.Member{NodeID: id}, v.nodes["self"].addr)
@@ -267,7 +331,7 @@ func BenchmarkPick(b *testing.B) {
 }
 
 func BenchmarkSetLoad(b *testing.B) {
-	v := newView(fleet.Member{NodeID: "self"}, testNow)
+	v := newView(fleet.Member{NodeID: "self"})
 	for i := range 50 {
 		v.setAlive(fleet.Member{NodeID: fmt.Sprint("n", i)}, v.nodes["self"].addr)
 	}

@@ -72,12 +72,23 @@ func (e *entry) message(now time.Time) registration {
 
 // registry holds the services that are no nodes of this cluster.
 type registry struct {
-	mu        sync.Mutex
+	mu        sync.RWMutex
 	entries   map[fleet.ServiceKey]*entry
+	names     map[string]int // entries of each name
 	lastStamp int64
 }
 
-func newRegistry() *registry { return &registry{entries: map[fleet.ServiceKey]*entry{}} }
+func newRegistry() *registry {
+	return &registry{entries: map[fleet.ServiceKey]*entry{}, names: map[string]int{}}
+}
+
+// put replaces an entry, or adds it. The caller holds mu.
+func (r *registry) put(key fleet.ServiceKey, e *entry) {
+	if _, known := r.entries[key]; !known {
+		r.names[key.Name]++
+	}
+	r.entries[key] = e
+}
 
 // Register notes a service, or that it is still there, and tells the other
 // nodes. Services register each 30 s; without it they are forgotten after 105 s.
@@ -125,7 +136,7 @@ func (r *registry) register(s fleet.Service, now time.Time) (fleet.Service, regi
 		s.CreateAt = old.service.CreateAt
 	}
 	e := &entry{service: s, stamp: r.stamp(now), refreshed: now}
-	r.entries[s.Key()] = e
+	r.put(s.Key(), e)
 	return s, e.message(now), nil
 }
 
@@ -142,7 +153,7 @@ func (r *registry) evict(key fleet.ServiceKey, now time.Time) (registration, boo
 		refreshed: now,
 		evicted:   true,
 	}
-	r.entries[key] = e
+	r.put(key, e)
 	return e.message(now), true
 }
 
@@ -178,7 +189,7 @@ func (r *registry) merge(m registration, now time.Time) (news bool, ignored stri
 		return false, reasonRegistryFull
 	}
 	r.lastStamp = max(r.lastStamp, e.stamp)
-	r.entries[m.key()] = e
+	r.put(m.key(), e)
 	return true, ""
 }
 
@@ -186,9 +197,12 @@ func (r *registry) merge(m registration, now time.Time) (news bool, ignored stri
 const maxAgeMS = int64(24 * time.Hour / time.Millisecond)
 
 func (r *registry) list(name string, now time.Time) []fleet.Service {
-	r.mu.Lock()
-	defer r.mu.Unlock()
+	r.mu.RLock()
+	defer r.mu.RUnlock()
 	services := []fleet.Service{}
+	if name != "" && r.names[name] == 0 {
+		return services // as it is each time that an agent asks for its servers
+	}
 	for key, e := range r.entries {
 		if e.evicted || (name != "" && key.Name != name) {
 			continue
@@ -228,25 +242,31 @@ func (r *registry) sweep(now time.Time) {
 }
 
 func (r *registry) sweepLocked(now time.Time) {
-	maps.DeleteFunc(r.entries, func(_ fleet.ServiceKey, e *entry) bool {
-		return now.Sub(e.refreshed) > e.lifetime()
-	})
+	for key, e := range r.entries {
+		if now.Sub(e.refreshed) <= e.lifetime() {
+			continue
+		}
+		delete(r.entries, key)
+		if r.names[key.Name]--; r.names[key.Name] == 0 {
+			delete(r.names, key.Name)
+		}
+	}
 }
 
 func (r *registry) len() int {
-	r.mu.Lock()
-	defer r.mu.Unlock()
+	r.mu.RLock()
+	defer r.mu.RUnlock()
 	return len(r.entries)
 }
 
 // state returns everything, for another node to merge.
 func (r *registry) state(now time.Time) ([]byte, error) {
-	r.mu.Lock()
+	r.mu.RLock()
 	all := make([]registration, 0, len(r.entries))
 	for _, e := range r.entries {
 		all = append(all, e.message(now))
 	}
-	r.mu.Unlock()
+	r.mu.RUnlock()
 	body, err := json.Marshal(all)
 	if err != nil {
 		return nil, fmt.Errorf("encode the service registry: %w", err)

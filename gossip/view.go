@@ -30,35 +30,43 @@ const (
 // view is what this node knows of all nodes.
 type view struct {
 	self     string
-	snapshot atomic.Pointer[[]fleet.Member] // sorted, never changed once stored
+	snapshot atomic.Pointer[roster]
+	rnd      *rand.Rand // safe for concurrent use
 
 	mu          sync.Mutex
 	nodes       map[string]*node
 	subscribers map[chan struct{}]struct{}
-
-	// pickMu guards the choice of nodes for agents. It is taken after mu, or alone.
-	pickMu    sync.Mutex
-	handedOut map[string]uint32 // since the node's last report
-	rnd       *rand.Rand
 }
+
+// roster is the nodes at one moment, by NodeID. But for the counters it is
+// never changed.
+type roster struct {
+	members []fleet.Member
+	handed  []*atomic.Uint32 // agents sent to each since its report
+}
+
+// chance is a source of random numbers for any number of goroutines.
+type chance struct{}
+
+func (chance) Uint64() uint64 { return rand.Uint64() }
 
 type node struct {
 	member fleet.Member
+	handed *atomic.Uint32 // agents sent to it since its report
 	addr   netip.AddrPort // of its gossip; zero for this node
 	diedAt time.Time
 
 	leaving bool // it said that it leaves
 }
 
-func newView(self fleet.Member, now time.Time) *view {
+func newView(self fleet.Member) *view {
 	self.Alive = true
 	self.Load, self.ReportedAt = fleet.Load{}, time.Time{}
 	v := &view{
 		self:        self.NodeID,
-		nodes:       map[string]*node{self.NodeID: {member: self}},
+		rnd:         rand.New(chance{}),
+		nodes:       map[string]*node{self.NodeID: {member: self, handed: new(atomic.Uint32)}},
 		subscribers: map[chan struct{}]struct{}{},
-		handedOut:   map[string]uint32{},
-		rnd:         rand.New(rand.NewPCG(rand.Uint64(), uint64(now.UnixNano()))),
 	}
 	v.publish()
 	return v
@@ -66,12 +74,13 @@ func newView(self fleet.Member, now time.Time) *view {
 
 // publish makes a new snapshot. The caller holds mu.
 func (v *view) publish() {
-	members := make([]fleet.Member, 0, len(v.nodes))
-	for _, n := range v.nodes {
-		members = append(members, n.member)
+	nodes := slices.AppendSeq(make([]*node, 0, len(v.nodes)), maps.Values(v.nodes))
+	slices.SortFunc(nodes, func(a, b *node) int { return cmp.Compare(a.member.NodeID, b.member.NodeID) })
+	r := &roster{members: make([]fleet.Member, len(nodes)), handed: make([]*atomic.Uint32, len(nodes))}
+	for i, n := range nodes {
+		r.members[i], r.handed[i] = n.member, n.handed
 	}
-	slices.SortFunc(members, func(a, b fleet.Member) int { return cmp.Compare(a.NodeID, b.NodeID) })
-	v.snapshot.Store(&members)
+	v.snapshot.Store(r)
 }
 
 // changed makes a new snapshot and tells the subscribers. The caller holds mu.
@@ -107,10 +116,14 @@ func (v *view) setAlive(facts fleet.Member, addr netip.AddrPort) (isNew bool, ig
 		return false, reasonTooManyNodes
 	}
 	facts.Alive = true
+	handed := new(atomic.Uint32)
+	if known {
+		handed = old.handed
+	}
 	if known && old.member.Started.Equal(facts.Started) {
 		facts.Load, facts.ReportedAt = old.member.Load, old.member.ReportedAt
 	}
-	v.nodes[facts.NodeID] = &node{member: facts, addr: addr}
+	v.nodes[facts.NodeID] = &node{member: facts, handed: handed, addr: addr}
 	v.changed()
 	return !known || !old.member.Alive, ""
 }
@@ -169,26 +182,32 @@ func (v *view) setLoad(id string, load fleet.Load, now time.Time) (ignored strin
 		return reasonStale
 	}
 	n.member.Load, n.member.ReportedAt = load, now
+	n.handed = new(atomic.Uint32) // a pick of this instant may still count in the old one: nobody misses it
 	v.publish()
-	v.pickMu.Lock()
-	defer v.pickMu.Unlock()
-	delete(v.handedOut, id)
 	return ""
 }
 
-func (v *view) pick(count int, now time.Time) []fleet.Member {
-	v.pickMu.Lock()
-	defer v.pickMu.Unlock()
-	picked := fleet.Rank(*v.snapshot.Load(), v.handedOut, now, v.rnd, count)
-	if len(picked) > 0 {
-		v.handedOut[picked[0].NodeID]++
+// pick takes no lock: those who ask in the same instant may be sent to the same
+// node, as many as there are processors.
+func (v *view) pick(count int, now time.Time) []*fleet.Member {
+	r := v.snapshot.Load()
+	ranked := fleet.Rank(r.members, func(i int) uint32 { return r.handed[i].Load() }, now, v.rnd, count)
+	picked := make([]*fleet.Member, len(ranked))
+	for k, i := range ranked {
+		picked[k] = &r.members[i]
+	}
+	if len(ranked) > 0 {
+		r.handed[ranked[0]].Add(1)
 	}
 	return picked
 }
 
+// members is the present list, shared and never changed.
+func (v *view) members() []fleet.Member { return v.snapshot.Load().members }
+
 func (v *view) countAlive() int {
 	alive := 0
-	for _, m := range *v.snapshot.Load() {
+	for _, m := range v.members() {
 		if m.Alive {
 			alive++
 		}

@@ -13,6 +13,7 @@ import (
 	"net/http"
 	"runtime"
 	"slices"
+	"sync"
 	"time"
 
 	"muster/internal/lifecycle"
@@ -40,6 +41,8 @@ type API struct {
 	hands    int // goroutines of one of them
 	walk     int // maxAgentScan, but in tests
 	routes   []Route
+	fixed    map[style]fixedHeaders
+	bodies   sync.Pool // of *[]byte, for answers that are put together by hand
 	handlers map[Listener]http.Handler
 }
 
@@ -57,6 +60,8 @@ func New(opts Options) (*API, error) {
 		searches: make(chan struct{}, searchesAtOnce), walk: maxAgentScan, hands: max(1, min(runtime.GOMAXPROCS(0)/2, maxHands)),
 		numbers:  newLRU[numbered](numbersKept),
 		leader:   newLeaderQuestion(opts.Cluster),
+		fixed:    newFixedHeaders(),
+		bodies:   sync.Pool{New: func() any { return new([]byte) }},
 		handlers: make(map[Listener]http.Handler),
 	}
 	a.routes = a.table()

@@ -7,6 +7,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"net/http"
+	"strconv"
 )
 
 // elkeidCode is the code in the envelope of Elkeid's Manager.
@@ -93,7 +94,7 @@ type Problem struct {
 
 func writeProblem(w http.ResponseWriter, p Problem) {
 	p.Type, p.Title = "about:blank", http.StatusText(p.Status)
-	writeBody(w, "application/problem+json", p.Status, p)
+	writeBody(w, problemType, p.Status, p)
 }
 
 // succeed writes the Manager's good answer.
@@ -126,21 +127,39 @@ func respond(w http.ResponseWriter, status int, v any) error {
 }
 
 func writeJSON(w http.ResponseWriter, status int, v any) {
-	writeBody(w, "application/json; charset=utf-8", status, v)
+	writeBody(w, jsonType, status, v)
 }
 
 // writeBody encodes before it writes anything, so a value that JSON cannot hold
 // panics (a programmer's error, answered 500) and never cuts an answer off.
-func writeBody(w http.ResponseWriter, contentType string, status int, v any) {
+func writeBody(w http.ResponseWriter, contentType []string, status int, v any) {
 	var b bytes.Buffer
 	enc := json.NewEncoder(&b)
 	enc.SetEscapeHTML(false)
 	if err := enc.Encode(v); err != nil {
 		panic(err)
 	}
-	w.Header().Set("Content-Type", contentType)
+	writeBytes(w, contentType, status, b.Bytes())
+}
+
+// The types of answers; shared, so never changed.
+var (
+	jsonType    = []string{"application/json; charset=utf-8"}
+	problemType = []string{"application/problem+json"}
+)
+
+// chunkedFrom is the size from which net/http would send an answer in chunks if
+// it were not told the length.
+const chunkedFrom = 2048
+
+func writeBytes(w http.ResponseWriter, contentType []string, status int, body []byte) {
+	h := w.Header()
+	h["Content-Type"] = contentType
+	if len(body) >= chunkedFrom {
+		h["Content-Length"] = []string{strconv.Itoa(len(body))}
+	}
 	w.WriteHeader(status)
-	_, _ = w.Write(b.Bytes())
+	_, _ = w.Write(body)
 }
 
 // nonNil never encodes as null.

@@ -80,7 +80,7 @@ func notYetVisible(want, applied, cluster uint64) error {
 
 // checkState holds a request up until the state is as new as it asks for, and
 // refuses it while the state must not be read.
-func (a *API) checkState(r *http.Request, route Route) error {
+func (a *API) checkState(r *http.Request, route *Route) error {
 	if route.Stateless {
 		return nil
 	}
@@ -132,7 +132,7 @@ func (a *API) waitIndex(ctx context.Context, index uint64) error {
 
 // checkConsistency makes a read linearizable for those who ask for it: it sees
 // every write that any node acknowledged before the request.
-func (a *API) checkConsistency(r *http.Request, route Route) error {
+func (a *API) checkConsistency(r *http.Request, route *Route) error {
 	want := r.Header.Get(HeaderConsistency)
 	if route.Stateless || want == "" || want == "local" {
 		return nil
@@ -157,7 +157,7 @@ func (a *API) checkConsistency(r *http.Request, route Route) error {
 }
 
 // noteIndex has the answer to a write say how new this node's state is.
-func (a *API) noteIndex(w *answer, r *http.Request, route Route) {
+func (a *API) noteIndex(w *answer, r *http.Request, route *Route) {
 	if route.Stateless || r.Method == http.MethodGet || r.Method == http.MethodHead {
 		return
 	}

@@ -12,7 +12,6 @@ import (
 	"net/http"
 	"net/netip"
 	"runtime/debug"
-	"time"
 
 	"github.com/julienschmidt/httprouter"
 
@@ -21,7 +20,7 @@ import (
 
 // call is what is known about one request before its handler runs.
 type call struct {
-	route  Route
+	route  *Route
 	kind   Listener
 	params httprouter.Params
 	// caller is the zero value on open routes.
@@ -63,19 +62,25 @@ func (w *answer) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
 // serve puts everything that is the same for all routes around one of them.
 func (a *API) serve(route Route, kind Listener) httprouter.Handle {
-	st := styleOf(route.Path)
+	st, fixed, tally := styleOf(route.Path), a.fixed[styleOf(route.Path)], a.metrics.tally(route.Method, route.Path)
 	return func(rw http.ResponseWriter, r *http.Request, params httprouter.Params) {
-		w := &answer{ResponseWriter: rw}
-		setSecurityHeaders(w.Header())
-		defer a.observe(w, route.Method, route.Path, a.opts.Now())
+		begun := a.opts.Now()
+		x := &struct {
+			answer
+			call
+		}{answer{ResponseWriter: rw}, call{route: &route, kind: kind}}
+		w, c := &x.answer, &x.call
+		fixed.set(w.Header())
+		defer func() { tally.observe(w.status, a.opts.Now().Sub(begun)) }()
 		defer a.recoverPanic(w, r, route.Path, st)
-		ctx, cancel := context.WithTimeout(r.Context(), a.opts.RequestTimeout)
-		defer cancel()
-		r = r.WithContext(ctx)
-		if r.Body != nil {
+		if !route.Stateless { // the others wait for nothing
+			ctx, cancel := context.WithTimeout(r.Context(), a.opts.RequestTimeout)
+			defer cancel()
+			r = r.WithContext(ctx)
+		}
+		if r.Body != nil && r.Body != http.NoBody {
 			r.Body = http.MaxBytesReader(w, r.Body, a.opts.MaxBodyBytes)
 		}
-		c := &call{route: route, kind: kind}
 		err := a.admit(w, r, c)
 		if err == nil {
 			c.params, err = unescape(params)
@@ -142,11 +147,31 @@ func sourceAddr(r *http.Request) netip.Addr {
 	return ip.Unmap().WithZone("")
 }
 
-func setSecurityHeaders(h http.Header) {
-	h.Set("X-Content-Type-Options", "nosniff")
-	h.Set("X-Frame-Options", "DENY")
-	h.Set("Referrer-Policy", "no-referrer")
-	h.Set("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'")
+// fixedHeaders are the headers of every answer of a style. The answers share
+// their values, which nobody may change in place.
+type fixedHeaders []struct {
+	name  string // in canonical form
+	value []string
+}
+
+func newFixedHeaders() map[style]fixedHeaders {
+	all := fixedHeaders{
+		{"X-Content-Type-Options", []string{"nosniff"}},
+		{"X-Frame-Options", []string{"DENY"}},
+		{"Referrer-Policy", []string{"no-referrer"}},
+		{"Content-Security-Policy", []string{"default-src 'none'; frame-ancestors 'none'"}},
+	}
+	return map[style]fixedHeaders{
+		stylePlain: all, styleManager: all, styleAC: all, styleV1: all,
+		// JSON for programs, many times a second; no browser shows it as a page.
+		styleSD: {all[0], {"Cache-Control", []string{"no-store"}}},
+	}
+}
+
+func (f fixedHeaders) set(h http.Header) {
+	for _, header := range f {
+		h[header.name] = header.value
+	}
 }
 
 // recoverPanic answers 500 if it still can. http.ErrAbortHandler passes.
@@ -165,24 +190,14 @@ func (a *API) recoverPanic(w *answer, r *http.Request, pattern string, st style)
 	}
 }
 
-// observe counts a finished request. method and pattern come from the route
-// table, never from the client.
-func (a *API) observe(w *answer, method, pattern string, begun time.Time) {
-	status := w.status
-	if status == 0 {
-		status = http.StatusOK
-	}
-	class := fmt.Sprintf("%dxx", status/100)
-	a.metrics.requests.WithLabelValues(method, pattern, class).Inc()
-	a.metrics.seconds.WithLabelValues(method, pattern).Observe(a.opts.Now().Sub(begun).Seconds())
-}
-
 // unrouted answers what no route serves.
 func (a *API) unrouted(_ Listener, status int) http.Handler {
+	tally := a.metrics.tally("any", "unmatched")
 	return http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		begun := a.opts.Now()
 		w := &answer{ResponseWriter: rw}
-		setSecurityHeaders(w.Header())
-		defer a.observe(w, "any", "unmatched", a.opts.Now())
+		a.fixed[stylePlain].set(w.Header())
+		defer func() { tally.observe(w.status, a.opts.Now().Sub(begun)) }()
 		switch {
 		case status == http.StatusNoContent:
 			w.WriteHeader(status)

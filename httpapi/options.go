@@ -88,8 +88,8 @@ type Directory struct {
 type Members interface {
 	// Pick returns up to count members in the order in which an agent should
 	// try them, and notes that it was sent there. It is never empty while a
-	// node lives.
-	Pick(count int) []fleet.Member
+	// node lives. The members are shared and must not be changed.
+	Pick(count int) []*fleet.Member
 	Members() []fleet.Member
 }
 

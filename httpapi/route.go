@@ -186,6 +186,9 @@ func redirectSlash(w http.ResponseWriter, r *http.Request, path string) {
 
 // unescape makes the variables of a path what the client means by them.
 func unescape(escaped httprouter.Params) (httprouter.Params, error) {
+	if len(escaped) == 0 {
+		return nil, nil
+	}
 	params := make(httprouter.Params, len(escaped))
 	for i, p := range escaped {
 		value, err := url.PathUnescape(p.Value)

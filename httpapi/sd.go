@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"slices"
 	"strconv"
+	"strings"
 
 	"muster/fleet"
 )
@@ -40,8 +41,16 @@ func (a *API) discoveryRoutes() []Route {
 }
 
 func succeedSD(w http.ResponseWriter, data any) error {
-	w.Header().Set("Cache-Control", "no-store")
 	writeJSON(w, http.StatusOK, sdAnswer{Msg: "ok", Data: data})
+	return nil
+}
+
+// succeedServices is succeedSD for a list of services.
+func (a *API) succeedServices(w http.ResponseWriter, list []fleet.Service) error {
+	body := a.bodies.Get().(*[]byte)
+	*body = appendServices((*body)[:0], list)
+	writeBytes(w, jsonType, http.StatusOK, *body)
+	a.bodies.Put(body)
 	return nil
 }
 
@@ -49,29 +58,24 @@ func succeedSD(w http.ResponseWriter, data any) error {
 // them, then what has registered, the greenest and lightest first. count 0 is
 // all, which hands out nothing.
 func (a *API) instances(name string, count int) []fleet.Service {
-	members := a.opts.Directory.Members
-	var nodes []fleet.Member
+	var nodes []*fleet.Member
 	if count > 0 && name == fleet.ServiceAgents {
-		nodes = members.Pick(count)
+		nodes = a.opts.Directory.Members.Pick(count)
 	} else {
-		nodes = aliveOf(members.Members())
+		nodes = a.alive()
 	}
 	now := a.opts.Now()
 	out := make([]fleet.Service, 0, len(nodes))
 	for _, m := range nodes {
-		for _, s := range fleet.ServicesOf(m, now) {
-			if s.Name == name {
-				out = append(out, s)
-			}
+		if s, ok := fleet.ServiceOf(m, name, now); ok {
+			out = append(out, s)
 		}
 	}
 	own := 0
 	if name == fleet.ServiceAgents {
 		own = len(out) // what is ranked already stays in front
 	}
-	for _, s := range a.opts.Directory.Services.Services(name) {
-		out = append(out, withExtra(s))
-	}
+	out = append(out, a.opts.Directory.Services.Services(name)...)
 	slices.SortStableFunc(out[own:], func(x, y fleet.Service) int {
 		if x.Status != y.Status {
 			return int(x.Status) - int(y.Status)
@@ -84,17 +88,21 @@ func (a *API) instances(name string, count int) []fleet.Service {
 	return out
 }
 
-// aliveOf are the members that live, or all if none does: an answer must not be
+// alive are the members that live, or all if none does: an answer must not be
 // empty.
-func aliveOf(members []fleet.Member) []fleet.Member {
-	alive := make([]fleet.Member, 0, len(members))
-	for _, m := range members {
+func (a *API) alive() []*fleet.Member {
+	members := a.opts.Directory.Members.Members()
+	all := make([]*fleet.Member, 0, len(members))
+	alive := make([]*fleet.Member, 0, len(members))
+	for i := range members {
+		m := &members[i]
+		all = append(all, m)
 		if m.Alive {
 			alive = append(alive, m)
 		}
 	}
 	if len(alive) == 0 {
-		return members
+		return all
 	}
 	return alive
 }
@@ -107,9 +115,23 @@ func withExtra(s fleet.Service) fleet.Service {
 	return s
 }
 
+// parameter is a parameter of the query, as url.Values.Get gives it. Most
+// queries are plain enough for no map to be made of them.
+func parameter(r *http.Request, name string) string {
+	if strings.ContainsAny(r.URL.RawQuery, "%+;") {
+		return r.URL.Query().Get(name)
+	}
+	for pair := range strings.SplitSeq(r.URL.RawQuery, "&") {
+		if key, value, _ := strings.Cut(pair, "="); key == name && pair != "" {
+			return value
+		}
+	}
+	return ""
+}
+
 // serviceName reads the query's name.
 func serviceName(r *http.Request) (string, error) {
-	name := r.URL.Query().Get("name")
+	name := parameter(r, "name")
 	if name == "" {
 		return "", fleet.Invalid("name", "is missing: say which service, as in ?name=%s", fleet.ServiceAgents)
 	}
@@ -120,10 +142,10 @@ func serviceName(r *http.Request) (string, error) {
 }
 
 // serviceCount reads the query's count, 1 to 100.
-func serviceCount(r *http.Request) (int, error) {
-	text := r.URL.Query().Get("count")
+func serviceCount(r *http.Request, missing int) (int, error) {
+	text := parameter(r, "count")
 	if text == "" {
-		return defaultFetchCount, nil
+		return missing, nil
 	}
 	n, err := strconv.Atoi(text)
 	if err != nil || n < 1 || n > maxFetchCount {
@@ -140,11 +162,11 @@ func (a *API) registryDetail(w http.ResponseWriter, r *http.Request, _ *call) er
 	if err != nil {
 		return err
 	}
-	count, err := serviceCount(r)
-	if err != nil || r.URL.Query().Get("count") == "" {
+	count, err := serviceCount(r, maxFetchCount)
+	if err != nil {
 		count = maxFetchCount
 	}
-	return succeedSD(w, a.instances(name, count))
+	return a.succeedServices(w, a.instances(name, count))
 }
 
 func (a *API) registryFetch(w http.ResponseWriter, r *http.Request, _ *call) error {
@@ -152,21 +174,21 @@ func (a *API) registryFetch(w http.ResponseWriter, r *http.Request, _ *call) err
 	if err != nil {
 		return err
 	}
-	count, err := serviceCount(r)
+	count, err := serviceCount(r, defaultFetchCount)
 	if err != nil {
 		return err
 	}
-	switch mode := r.URL.Query().Get("mode"); mode {
+	switch mode := parameter(r, "mode"); mode {
 	case "", "min":
-		return succeedSD(w, a.instances(name, count))
+		return a.succeedServices(w, a.instances(name, count))
 	case "max":
 		all := a.instances(name, 0)
 		slices.SortStableFunc(all, func(x, y fleet.Service) int { return y.Weight - x.Weight })
-		return succeedSD(w, all[:min(len(all), count)])
+		return a.succeedServices(w, all[:min(len(all), count)])
 	case "rand":
 		all := a.instances(name, 0)
 		rand.Shuffle(len(all), func(i, j int) { all[i], all[j] = all[j], all[i] })
-		return succeedSD(w, all[:min(len(all), count)])
+		return a.succeedServices(w, all[:min(len(all), count)])
 	default:
 		return fleet.Invalid("mode", "%.20q is none of min, max, rand", mode)
 	}
@@ -176,7 +198,7 @@ func (a *API) registryFetch(w http.ResponseWriter, r *http.Request, _ *call) err
 func (a *API) census() map[string]int {
 	count := make(map[string]int)
 	now := a.opts.Now()
-	for _, m := range aliveOf(a.opts.Directory.Members.Members()) {
+	for _, m := range a.alive() {
 		for _, s := range fleet.ServicesOf(m, now) {
 			count[s.Name]++
 		}
@@ -245,7 +267,7 @@ func (a *API) endpointPing(w http.ResponseWriter, _ *http.Request, _ *call) erro
 // endpointStat lists where the nodes answer service discovery.
 func (a *API) endpointStat(w http.ResponseWriter, _ *http.Request, _ *call) error {
 	addrs := make([]string, 0, 4)
-	for _, m := range aliveOf(a.opts.Directory.Members.Members()) {
+	for _, m := range a.alive() {
 		if m.SDAddr != "" {
 			addrs = append(addrs, m.SDAddr)
 		}

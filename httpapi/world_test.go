@@ -317,9 +317,13 @@ type fakeDirectory struct {
 
 func (f *fakeDirectory) Members() []fleet.Member { return f.members }
 
-func (f *fakeDirectory) Pick(count int) []fleet.Member {
+func (f *fakeDirectory) Pick(count int) []*fleet.Member {
 	f.picked++
-	return f.members[:min(count, len(f.members))]
+	picked := make([]*fleet.Member, min(count, len(f.members)))
+	for i := range picked {
+		picked[i] = &f.members[i]
+	}
+	return picked
 }
 
 func (f *fakeDirectory) Register(s fleet.Service) (fleet.Service, error) {
