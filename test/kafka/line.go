@@ -45,6 +45,7 @@ func (c *carried) close() {
 func NewLine(t testing.TB) *Line {
 	l := &Line{
 		t: t, doors: make(map[string]net.Listener), conns: make(map[*carried]bool),
+		held: make(map[string]chan struct{}),
 	}
 	t.Cleanup(l.close)
 	return l

@@ -34,23 +34,40 @@ func needKafka(t *testing.T) {
 	}
 }
 
-// TestThreeBrokers runs all that needs no broker of its own against one cluster
+// TestThreeBrokers runs all that needs no brokers of its own against one cluster
 // of three: to start it costs more than most of these tests.
 func TestThreeBrokers(t *testing.T) {
 	needKafka(t)
 	c := kafka.Start(t, kafka.Options{Brokers: 3})
-	for _, tt := range []struct {
+	type part struct {
 		name string
 		test func(*testing.T, *kafka.Cluster)
-	}{
-		{"Compression", testCompression},
-		{"SASL", testSASL},
-		{"TLS", testTLS},
-		{"AnswersLost", testAnswersLost},
-		{"ConnectionsCut", testConnectionsCut},
+	}
+	t.Run("Well", func(t *testing.T) { // as far as the brokers go: at the same time
+		for _, p := range []part{
+			{"PartitionsAdded", testPartitionsAdded},
+			{"Compression", testCompression},
+			{"SASL", testSASL},
+			{"TLS", testTLS},
+			{"AnswersLost", testAnswersLost},
+			{"ConnectionsCut", testConnectionsCut},
+			{"Partitioned", testPartitioned},
+			{"Slow", testSlow},
+			{"LeadersMoved", testLeadersMoved},
+			{"TopicDeleted", testTopicDeleted},
+		} {
+			t.Run(p.name, func(t *testing.T) {
+				t.Parallel()
+				p.test(t, c)
+			})
+		}
+	})
+	for _, p := range []part{
+		{"PasswordChanged", testPasswordChanged},
+		{"BrokerKilled", testBrokerKilled},
+		{"BrokerPaused", testBrokerPaused},
+		{"AllStopped", testAllStopped},
 	} {
-		t.Run(tt.name, func(t *testing.T) {
-			tt.test(t, c)
-		})
+		t.Run(p.name, func(t *testing.T) { p.test(t, c) })
 	}
 }

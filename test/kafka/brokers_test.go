@@ -1,0 +1,183 @@
+// SPDX-FileCopyrightText: The Muster Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package kafka_test
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kadm"
+
+	"muster/recordlog"
+	"muster/test/kafka"
+	"muster/test/process"
+)
+
+// leads returns the brokers that lead partitions of w's topic.
+func leads(t *testing.T, c *kafka.Cluster, topic string) map[int32]int {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	topics, err := c.Admin().ListTopics(ctx, topic)
+	if err != nil {
+		t.Fatal(err)
+	}
+	leaders := make(map[int32]int)
+	for _, p := range topics[topic].Partitions {
+		leaders[p.Leader]++
+	}
+	return leaders
+}
+
+// testBrokerKilled kills each of the three in turn, the leading controller
+// among them. Two replicas are left each time, and that is enough.
+func testBrokerKilled(t *testing.T, c *kafka.Cluster) {
+	w := write(t, c, nil)
+	stop := w.load(3000)
+	w.flows()
+	for _, b := range c.Brokers {
+		led := leads(t, c, w.topic)[int32(b.ID)]
+		b.Kill()
+		began := time.Now()
+		process.Eventually(t, settleWithin, "all partitions are delivered to again", func() error {
+			if n := leads(t, c, w.topic)[int32(b.ID)]; n > 0 {
+				return fmt.Errorf("broker %d still leads %d partitions", b.ID, n)
+			}
+			if s := w.Status(); !s.Up {
+				return fmt.Errorf("%+v", s)
+			}
+			return nil
+		})
+		w.flows()
+		t.Logf("broker %d led %d of %d partitions; others do after %s", b.ID, led, partitions, time.Since(began).Round(time.Millisecond))
+		b.Start()
+		c.WaitInSync(w.topic)
+	}
+	stop()
+	w.undoubled(c)
+}
+
+// testBrokerPaused lets a broker hear and say nothing for longer than a request
+// may take, and longer than the others wait for it.
+func testBrokerPaused(t *testing.T, c *kafka.Cluster) {
+	w := write(t, c, func(o *recordlog.Options) { o.RequestTimeout = 2 * time.Second })
+	stop := w.load(3000)
+	w.flows()
+	b := c.Brokers[1]
+	b.Pause()
+	<-time.After(6 * time.Second)
+	w.flows()
+	b.Resume()
+	c.WaitInSync(w.topic)
+	stop()
+	w.undoubled(c)
+}
+
+// testAllStopped has no broker for a while.
+func testAllStopped(t *testing.T, c *kafka.Cluster) {
+	w := write(t, c, nil)
+	stop := w.load(3000)
+	w.flows()
+	for _, b := range c.Brokers {
+		b.Kill()
+	}
+	w.lastErrorHas("connection refused")
+	held := w.Ledger()
+	<-time.After(2 * time.Second)
+	if l := w.Ledger(); l.Delivered != held.Delivered || l.Pending+l.Spooled <= held.Pending+held.Spooled || !l.Balanced() {
+		t.Errorf("while there is no broker: %+v, then %+v", held, l)
+	}
+	c.StartAll()
+	c.WaitInSync(w.topic)
+	stop()
+	w.undoubled(c)
+}
+
+// testPartitioned swallows what goes to one broker, which the others see well:
+// it goes on leading its partitions, and their records wait.
+func testPartitioned(t *testing.T, c *kafka.Cluster) {
+	line := kafka.NewLine(t)
+	w := write(t, c, func(o *recordlog.Options) { o.Dial, o.RequestTimeout = line.Dial, 2*time.Second })
+	stop := w.load(3000)
+	w.flows()
+	line.Hold(c.Brokers[0].Addr(kafka.Plain))
+	w.lastErrorHas("i/o timeout")
+	w.flows() // to the others' partitions
+	line.Release()
+	w.flows()
+	for _, b := range c.Brokers {
+		line.Hold(b.Addr(kafka.Plain))
+	}
+	<-time.After(5 * time.Second)
+	line.Release()
+	stop()
+	w.undoubled(c)
+}
+
+// testLeadersMoved has an operator move the partitions from broker to broker.
+func testLeadersMoved(t *testing.T, c *kafka.Cluster) {
+	w := write(t, c, nil)
+	stop := w.load(3000)
+	w.flows()
+	for round := range 4 {
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+		replicas, all := kadm.AlterPartitionAssignmentsReq{}, kadm.TopicsSet{}
+		for p := range int32(partitions) {
+			first := (int(p) + round) % 3
+			order := slices.Concat(ids(c)[first:], ids(c)[:first])
+			replicas.Assign(w.topic, p, order)
+			all.Add(w.topic, p)
+		}
+		assigned, err := c.Admin().AlterPartitionAssignments(ctx, replicas)
+		if err == nil {
+			err = assigned.Error()
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := c.Admin().ElectLeaders(ctx, kadm.ElectPreferredReplica, all); err != nil {
+			t.Fatal(err)
+		}
+		cancel()
+		w.flows()
+		<-time.After(500 * time.Millisecond)
+	}
+	stop()
+	w.undoubled(c)
+}
+
+func ids(c *kafka.Cluster) []int32 {
+	var ids []int32
+	for _, b := range c.Brokers {
+		ids = append(ids, int32(b.ID))
+	}
+	return ids
+}
+
+// testSlow has every answer of every broker take 200 ms longer. Nothing piles up.
+func testSlow(t *testing.T, c *kafka.Cluster) {
+	const rate = 3000
+	line := kafka.NewLine(t)
+	line.Delay(200 * time.Millisecond)
+	w := write(t, c, func(o *recordlog.Options) { o.Dial = line.Dial })
+	stop := w.load(rate)
+	w.flows()
+	most := uint64(0)
+	for end := time.Now().Add(8 * time.Second); time.Now().Before(end); <-time.After(20 * time.Millisecond) {
+		l := w.Ledger()
+		most = max(most, l.Pending)
+		if l.Spooled > 0 || !w.Status().Up {
+			t.Fatalf("%+v, %+v", l, w.Status())
+		}
+	}
+	stop()
+	if most > 5*rate {
+		t.Errorf("%d records were pending, of %d a second", most, rate)
+	}
+	t.Logf("at most %d records were pending", most)
+	w.undoubled(c)
+}
