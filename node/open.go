@@ -195,11 +195,19 @@ func (k *KafkaConfig) sasl() (*recordlog.SASL, error) {
 	if k.SASL == "" {
 		return nil, nil
 	}
+	if _, err := k.password(); err != nil {
+		return nil, err
+	}
+	return &recordlog.SASL{Mechanism: k.SASL, User: k.User, ReadPassword: k.password}, nil
+}
+
+// password reads the file: at each log-in, so that a new one needs no restart.
+func (k *KafkaConfig) password() (string, error) {
 	password, err := os.ReadFile(k.PasswordFile)
 	if err != nil {
-		return nil, fmt.Errorf("--kafka-password-file: %w", err)
+		return "", fmt.Errorf("--kafka-password-file: %w", err)
 	}
-	return &recordlog.SASL{Mechanism: k.SASL, User: k.User, Password: strings.TrimRight(string(password), "\r\n")}, nil
+	return strings.TrimRight(string(password), "\r\n"), nil
 }
 
 func (k *KafkaConfig) tls() (*tls.Config, error) {
@@ -218,11 +226,18 @@ func (k *KafkaConfig) tls() (*tls.Config, error) {
 		}
 	}
 	if k.TLSCert != "" {
-		pair, err := pki.LoadPair(k.TLSCert, k.TLSKey)
-		if err != nil {
-			return nil, fmt.Errorf("--kafka-tls-cert: %w", err)
+		// Read at each handshake, too, so that a renewed one needs no restart.
+		read := func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
+			pair, err := pki.LoadPair(k.TLSCert, k.TLSKey)
+			if err != nil {
+				return nil, fmt.Errorf("--kafka-tls-cert: %w", err)
+			}
+			return pair, nil
 		}
-		cfg.Certificates = []tls.Certificate{*pair}
+		if _, err := read(nil); err != nil {
+			return nil, err
+		}
+		cfg.GetClientCertificate = read
 	}
 	return cfg, nil
 }

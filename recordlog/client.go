@@ -30,39 +30,45 @@ import (
 type client struct {
 	dial    Dialer
 	tls     *tls.Config
-	sasl    sasl.Mechanism // nil: none
-	timeout time.Duration  // of a connect, and of each request
+	sasl    *SASL         // nil: none
+	timeout time.Duration // of a connect, and of each request
 }
 
 func newClient(opts Options) (*client, error) {
-	c := &client{dial: opts.Dial, tls: opts.TLS, timeout: opts.RequestTimeout}
-	if opts.SASL == nil {
+	c := &client{dial: opts.Dial, tls: opts.TLS, sasl: opts.SASL, timeout: opts.RequestTimeout}
+	if c.sasl == nil {
 		return c, nil
 	}
-	m, err := opts.SASL.mechanism()
-	c.sasl = m
+	_, err := c.sasl.mechanism()
 	return c, err
 }
 
-// mechanism makes kafka-go's form of the credentials.
+// mechanism makes kafka-go's form of the credentials as they are now.
 func (s *SASL) mechanism() (sasl.Mechanism, error) {
 	if s.User == "" {
 		return nil, errors.New("a user is needed")
 	}
+	password := s.Password
+	if s.ReadPassword != nil {
+		var err error
+		if password, err = s.ReadPassword(); err != nil {
+			return nil, err
+		}
+	}
 	switch strings.ToLower(s.Mechanism) {
 	case "plain":
-		return plain.Mechanism{Username: s.User, Password: s.Password}, nil
+		return plain.Mechanism{Username: s.User, Password: password}, nil
 	case "scram-sha-256":
-		return scramMechanism(scram.SHA256, s)
+		return s.scram(scram.SHA256, password)
 	case "scram-sha-512":
-		return scramMechanism(scram.SHA512, s)
+		return s.scram(scram.SHA512, password)
 	default:
 		return nil, fmt.Errorf("mechanism %q is none of plain, scram-sha-256 and scram-sha-512", s.Mechanism)
 	}
 }
 
-func scramMechanism(algo scram.Algorithm, s *SASL) (sasl.Mechanism, error) {
-	m, err := scram.Mechanism(algo, s.User, s.Password)
+func (s *SASL) scram(algo scram.Algorithm, password string) (sasl.Mechanism, error) {
+	m, err := scram.Mechanism(algo, s.User, password)
 	if err != nil {
 		return nil, fmt.Errorf("preparing %s: %w", s.Mechanism, err)
 	}
@@ -117,6 +123,9 @@ func (c *client) secure(ctx context.Context, raw net.Conn, addr string) (net.Con
 	secured := tls.Client(raw, cfg)
 	if err := secured.HandshakeContext(ctx); err != nil {
 		_ = raw.Close()
+		if errors.Is(err, io.EOF) {
+			err = fmt.Errorf("the broker hung up; check that it speaks TLS at this port: %w", err)
+		}
 		return nil, err
 	}
 	return secured, nil
@@ -149,14 +158,18 @@ func (c *client) greet(ctx context.Context, cn *conn) error {
 
 // login goes through the SASL exchange.
 func (c *client) login(ctx context.Context, cn *conn) error {
-	res, err := cn.roundTrip(ctx, &saslhandshake.Request{Mechanism: c.sasl.Name()})
+	mechanism, err := c.sasl.mechanism()
+	if err != nil {
+		return err
+	}
+	res, err := cn.roundTrip(ctx, &saslhandshake.Request{Mechanism: mechanism.Name()})
 	if err != nil {
 		return err
 	}
 	if r, ok := res.(*saslhandshake.Response); ok && r.ErrorCode != 0 {
 		return kafka.Error(r.ErrorCode)
 	}
-	state, msg, err := c.sasl.Start(ctx)
+	state, msg, err := mechanism.Start(ctx)
 	if err != nil {
 		return fmt.Errorf("starting SASL: %w", err)
 	}

@@ -50,6 +50,10 @@ type SASL struct {
 	Mechanism string // plain, scram-sha-256 or scram-sha-512
 	User      string
 	Password  string
+	// ReadPassword, if there is one, is asked at each log-in in place of
+	// Password, so that a new password takes effect without a restart. Several
+	// goroutines may call it at once.
+	ReadPassword func() (string, error)
 }
 
 // Dialer opens a connection to a broker's host:port.

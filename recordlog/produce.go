@@ -7,9 +7,11 @@ import (
 	"bytes"
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"net"
 	"time"
 
 	"github.com/segmentio/kafka-go"
@@ -206,11 +208,17 @@ func judgeCode(code kafka.Error) outcome {
 
 // explain adds what to do about an error, where that is known.
 func explain(err error, topic string) string {
+	var invalid x509.CertificateInvalidError
 	var certificate *tls.CertificateVerificationError
+	var network *net.OpError
 	text := err.Error()
 	switch {
+	case errors.As(err, &invalid) && invalid.Reason == x509.Expired:
+		return text + "; renew the broker's certificate, if this machine's clock is right"
 	case errors.As(err, &certificate):
 		return text + "; check the CA that the brokers' certificates are checked with"
+	case errors.As(err, &network) && network.Op == "remote error": // a TLS alert
+		return text + "; the broker does not take the certificate that it is shown, or wants one: check it, its key and its CA"
 	case errors.Is(err, kafka.SASLAuthenticationFailed):
 		return text + "; check Kafka's user and password"
 	case errors.Is(err, kafka.UnsupportedSASLMechanism):
