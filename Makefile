@@ -129,9 +129,28 @@ test-kafka: ## test the data path and broker faults against an Apache Kafka (ARG
 	@deploy/kafka/kafka fetch
 	MUSTER_TEST_KAFKA=1 go test -count=1 -timeout 20m $(ARGS) ./test/kafka
 
-.PHONY: bench
-bench: ## run the benchmarks (PKG=./agentrpc/... BENCHTIME=1s)
+.PHONY: microbench
+microbench: ## run the benchmarks of packages (PKG=./agentrpc/... BENCHTIME=1s)
 	go test -run '^$$' -bench . -benchmem -benchtime $(BENCHTIME) $(ARGS) $(PKG)
+
+# The figures of docs/benchmarks.md: Muster and a floor beside each other, each
+# a process of its own, with a load generator and a broker that keeps nothing.
+ROWS    ?=
+LONG    ?=
+STRICT  ?=
+PROFILE ?=
+
+.PHONY: bin/bench
+bin/bench: build
+	go build -o bin/bench ./test/bench
+
+.PHONY: bench
+bench: bin/bench ## print the table of docs/benchmarks.md (ROWS=cpu,storm LONG=1 STRICT=1 PROFILE=DIR ARGS='--rounds 5')
+	bin/bench run $(if $(ROWS),--rows $(ROWS)) $(if $(LONG),--long) $(if $(STRICT),--strict) $(if $(PROFILE),--profile $(PROFILE)) $(ARGS)
+
+.PHONY: soak
+soak: bin/bench ## hold 15,000 agents and see whether anything grows (DURATION=20m)
+	bin/bench soak $(if $(filter command line environment,$(origin DURATION)),--duration $(DURATION)) $(ARGS)
 
 # The same commit gives the same bytes, whoever builds it and when.
 .PHONY: dist

@@ -1,0 +1,69 @@
+// SPDX-FileCopyrightText: The Muster Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package agents
+
+import (
+	"slices"
+	"time"
+)
+
+// Stats is what the agents have done so far.
+type Stats struct {
+	Connected  int64  `json:"connected"`
+	Failures   int64  `json:"failures"` // to connect
+	Failure    string `json:"failure"`  // the last of them
+	Ended      int64  `json:"ended"`    // streams, before their time
+	Messages   int64  `json:"messages"`
+	Records    int64  `json:"records"`
+	Numbered   int64  `json:"numbered"` // of them
+	Heartbeats int64  `json:"heartbeats"`
+	Skipped    int64  `json:"skipped"` // records that a stock agent would have dropped
+	Bytes      int64  `json:"bytes"`   // of messages, compressed
+
+	Configured int64   `json:"configured"` // agents that were sent a config
+	ConfigP50  float64 `json:"config_p50"` // seconds after the first heartbeat
+	ConfigP99  float64 `json:"config_p99"`
+	ConfigMax  float64 `json:"config_max"`
+}
+
+// Stats counts.
+func (a *Agents) Stats() Stats {
+	c := &a.counters
+	s := Stats{
+		Connected: c.connected.Load(), Failures: c.failures.Load(), Ended: c.ended.Load(),
+		Messages: c.messages.Load(), Records: c.records.Load(), Numbered: c.numbered.Load(),
+		Heartbeats: c.heartbeats.Load(), Skipped: c.skipped.Load(), Bytes: c.bytes.Load(),
+	}
+	a.mu.Lock()
+	waits := slices.Clone(a.toConfig)
+	if a.failure != nil {
+		s.Failure = a.failure.Error()
+	}
+	a.mu.Unlock()
+	slices.Sort(waits)
+	if n := len(waits); n > 0 {
+		at := func(i int) float64 { return max(waits[i], time.Duration(0)).Seconds() }
+		s.Configured, s.ConfigP50, s.ConfigP99, s.ConfigMax = int64(n), at(n/2), at(n*99/100), at(n-1)
+	}
+	return s
+}
+
+// Plus sums up; times are the worst of both.
+func (s Stats) Plus(o Stats) Stats {
+	s.Connected += o.Connected
+	s.Failures += o.Failures
+	s.Ended += o.Ended
+	s.Messages += o.Messages
+	s.Records += o.Records
+	s.Numbered += o.Numbered
+	s.Heartbeats += o.Heartbeats
+	s.Skipped += o.Skipped
+	s.Bytes += o.Bytes
+	s.Configured += o.Configured
+	if s.Failure == "" {
+		s.Failure = o.Failure
+	}
+	s.ConfigP50, s.ConfigP99, s.ConfigMax = max(s.ConfigP50, o.ConfigP50), max(s.ConfigP99, o.ConfigP99), max(s.ConfigMax, o.ConfigMax)
+	return s
+}
