@@ -196,7 +196,7 @@ func ruleEnvironment(t *sourceTree) []violation {
 		faults = append(faults, violation{"environment", t.at(pos), what, "take it as a field of Options; cmd and node read flags and environment"})
 	}
 	t.inspect(func(f *goFile, n ast.Node) {
-		if top := topDir(f.path); f.isTest || top == "cmd" || top == "node" {
+		if top := topDir(f.path); f.isTest || top == "cmd" || top == "node" || within(f.path, ownModules) {
 			return
 		}
 		switch n := n.(type) {
