@@ -27,7 +27,7 @@ const host = "127.0.0.1"
 // clusterID is 16 bytes in base64; any would do.
 const clusterID = "bXVzdGVyLXRlc3RrYWZrYQ"
 
-var listeners = []Listener{Plain, SASL, TLS, MTLS, controller}
+var listeners = []Listener{Plain, SASL, TLS, MTLS, SASLTLS, controller}
 
 // Broker is one broker, running or not. Its methods are for one goroutine.
 type Broker struct {
@@ -91,24 +91,27 @@ func (b *Broker) configure(c *Cluster, opts Options) {
 		listen = append(listen, string(l)+"://"+b.Addr(l))
 	}
 	settings := map[string]string{
-		"node.id":                                           strconv.Itoa(b.ID),
-		"controller.quorum.voters":                          strings.Join(voters, ","),
-		"listeners":                                         strings.Join(listen, ","),
-		"listener.security.protocol.map":                    "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,SASL:SASL_PLAINTEXT,TLS:SSL,MTLS:SSL",
-		"inter.broker.listener.name":                        "PLAINTEXT",
-		"log.dirs":                                          b.DataDir(),
-		"default.replication.factor":                        strconv.Itoa(len(c.Brokers)),
-		"min.insync.replicas":                               strconv.Itoa(min(2, len(c.Brokers))),
-		"offsets.topic.replication.factor":                  strconv.Itoa(len(c.Brokers)),
-		"sasl.enabled.mechanisms":                           "PLAIN,SCRAM-SHA-256,SCRAM-SHA-512",
-		"listener.name.sasl.plain.sasl.jaas.config":         fmt.Sprintf("org.apache.kafka.common.security.plain.PlainLoginModule required user_%s=%q;", User, Password),
-		"listener.name.sasl.scram-sha-256.sasl.jaas.config": "org.apache.kafka.common.security.scram.ScramLoginModule required;",
-		"listener.name.sasl.scram-sha-512.sasl.jaas.config": "org.apache.kafka.common.security.scram.ScramLoginModule required;",
-		"ssl.keystore.type":                                 "PEM",
-		"ssl.keystore.location":                             b.keyFile(),
-		"ssl.truststore.type":                               "PEM",
-		"ssl.truststore.location":                           ca,
-		"listener.name.mtls.ssl.client.auth":                "required",
+		"node.id":                            strconv.Itoa(b.ID),
+		"controller.quorum.voters":           strings.Join(voters, ","),
+		"listeners":                          strings.Join(listen, ","),
+		"listener.security.protocol.map":     "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,SASL:SASL_PLAINTEXT,TLS:SSL,MTLS:SSL,SASLTLS:SASL_SSL",
+		"inter.broker.listener.name":         "PLAINTEXT",
+		"log.dirs":                           b.DataDir(),
+		"default.replication.factor":         strconv.Itoa(len(c.Brokers)),
+		"min.insync.replicas":                strconv.Itoa(min(2, len(c.Brokers))),
+		"offsets.topic.replication.factor":   strconv.Itoa(len(c.Brokers)),
+		"sasl.enabled.mechanisms":            "PLAIN,SCRAM-SHA-256,SCRAM-SHA-512",
+		"ssl.keystore.type":                  "PEM",
+		"ssl.keystore.location":              b.keyFile(),
+		"ssl.truststore.type":                "PEM",
+		"ssl.truststore.location":            ca,
+		"listener.name.mtls.ssl.client.auth": "required",
+	}
+	for _, l := range []string{"sasl", "sasltls"} {
+		const module = "org.apache.kafka.common.security."
+		settings["listener.name."+l+".plain.sasl.jaas.config"] = fmt.Sprintf("%splain.PlainLoginModule required user_%s=%q;", module, User, Password)
+		settings["listener.name."+l+".scram-sha-256.sasl.jaas.config"] = module + "scram.ScramLoginModule required;"
+		settings["listener.name."+l+".scram-sha-512.sasl.jaas.config"] = module + "scram.ScramLoginModule required;"
 	}
 	maps.Copy(settings, opts.Settings)
 	for _, key := range slices.Sorted(maps.Keys(settings)) {

@@ -20,6 +20,7 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"muster/test/process"
 )
@@ -30,15 +31,17 @@ type Listener string
 
 // The listeners of a broker.
 const (
-	Plain Listener = "PLAINTEXT" // no TLS, no log-in
-	SASL  Listener = "SASL"      // PLAIN and SCRAM, without TLS
-	TLS   Listener = "TLS"       // TLS; no log-in
-	MTLS  Listener = "MTLS"      // TLS, for those who show a certificate of the cluster's CA
+	Plain   Listener = "PLAINTEXT" // no TLS, no log-in
+	SASL    Listener = "SASL"      // PLAIN and SCRAM, without TLS
+	TLS     Listener = "TLS"       // TLS; no log-in
+	MTLS    Listener = "MTLS"      // TLS, for those who show a certificate of the cluster's CA
+	SASLTLS Listener = "SASLTLS"   // PLAIN and SCRAM, over TLS
 
 	controller Listener = "CONTROLLER"
 )
 
-// User may log in at the SASL listener by every mechanism.
+// User may log in at the SASL listeners by every mechanism. PLAIN's password does
+// not change.
 const (
 	User     = "muster"
 	Password = "right-password"
@@ -133,6 +136,26 @@ func (c *Cluster) connect() {
 	}
 	c.client, c.admin = client, kadm.NewClient(client)
 	c.t.Cleanup(client.Close)
+}
+
+// Controller is the broker that leads the controllers.
+func (c *Cluster) Controller() *Broker {
+	c.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	req := kmsg.NewPtrDescribeQuorumRequest()
+	topic := kmsg.NewDescribeQuorumRequestTopic()
+	topic.Topic = "__cluster_metadata"
+	topic.Partitions = append(topic.Partitions, kmsg.NewDescribeQuorumRequestTopicPartition())
+	req.Topics = append(req.Topics, topic)
+	answer, err := req.RequestWith(ctx, c.client)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	if len(answer.Topics) != 1 || len(answer.Topics[0].Partitions) != 1 {
+		c.t.Fatalf("who leads the controllers: %+v", answer)
+	}
+	return c.Brokers[answer.Topics[0].Partitions[0].LeaderID-1]
 }
 
 // SetPassword changes the password of User for both SCRAM mechanisms.

@@ -6,7 +6,10 @@ package kafka_test
 import (
 	"fmt"
 	"os"
+	"path/filepath"
+	"strconv"
 	"testing"
+	"time"
 
 	"muster/test/kafka"
 	"muster/test/process"
@@ -34,21 +37,31 @@ func needKafka(t *testing.T) {
 	}
 }
 
+// logInLasts is how long a broker takes a SASL log-in for good.
+const logInLasts = 3 * time.Second
+
+// part is a test that shares its cluster with others.
+type part struct {
+	name string
+	test func(*testing.T, *kafka.Cluster)
+}
+
 // TestThreeBrokers runs all that needs no brokers of its own against one cluster
 // of three: to start it costs more than most of these tests.
 func TestThreeBrokers(t *testing.T) {
 	needKafka(t)
-	c := kafka.Start(t, kafka.Options{Brokers: 3})
-	type part struct {
-		name string
-		test func(*testing.T, *kafka.Cluster)
-	}
+	dir := t.TempDir()
+	disk, noDisk := kafka.NewDisk(t, filepath.Join(dir, "3"), 512) // the third broker's
+	c := kafka.Start(t, kafka.Options{Brokers: 3, Dir: dir, Settings: map[string]string{
+		"connections.max.reauth.ms": strconv.Itoa(int(logInLasts.Milliseconds())),
+	}})
 	t.Run("Well", func(t *testing.T) { // as far as the brokers go: at the same time
 		for _, p := range []part{
 			{"PartitionsAdded", testPartitionsAdded},
 			{"Compression", testCompression},
 			{"SASL", testSASL},
 			{"TLS", testTLS},
+			{"LogInEnds", testLogInEnds},
 			{"AnswersLost", testAnswersLost},
 			{"ConnectionsCut", testConnectionsCut},
 			{"Partitioned", testPartitioned},
@@ -66,7 +79,23 @@ func TestThreeBrokers(t *testing.T) {
 		{"PasswordChanged", testPasswordChanged},
 		{"BrokerKilled", testBrokerKilled},
 		{"BrokerPaused", testBrokerPaused},
+		{"BrokerFull", func(t *testing.T, c *kafka.Cluster) { testOneOfThreeFull(t, c, disk, noDisk) }},
 		{"AllStopped", testAllStopped},
+		{"Node", testNode},
+	} {
+		t.Run(p.name, func(t *testing.T) { p.test(t, c) })
+	}
+}
+
+// TestOneBroker has a broker that nobody stands in for.
+func TestOneBroker(t *testing.T) {
+	needKafka(t)
+	dir := t.TempDir()
+	disk, noDisk := kafka.NewDisk(t, filepath.Join(dir, "1"), 256)
+	c := kafka.Start(t, kafka.Options{Dir: dir})
+	for _, p := range []part{
+		{"CertificateExpired", testCertificateExpired},
+		{"Full", func(t *testing.T, c *kafka.Cluster) { testFull(t, c, disk, noDisk) }},
 	} {
 		t.Run(p.name, func(t *testing.T) { p.test(t, c) })
 	}

@@ -51,13 +51,14 @@ func testTLS(t *testing.T, c *kafka.Cluster) {
 		{"mutual", kafka.MTLS, mutual, ""},
 		{"WrongCA", kafka.TLS, &tls.Config{RootCAs: stranger.Pool()}, "check the CA"},
 		{"SystemCAs", kafka.TLS, &tls.Config{RootCAs: x509.NewCertPool()}, "check the CA"},
-		{"NoCertificate", kafka.MTLS, trusting, "certificate"},
+		{"NoCertificate", kafka.MTLS, trusting, "wants one: check it, its key and its CA"},
 		{
 			"WrongCertificate", kafka.MTLS,
-			&tls.Config{RootCAs: c.Authority.Pool(), Certificates: []tls.Certificate{stranger.Client()}}, "certificate",
+			&tls.Config{RootCAs: c.Authority.Pool(), Certificates: []tls.Certificate{stranger.Client()}},
+			"does not take the certificate that it is shown",
 		},
-		{"PlainAtTLS", kafka.TLS, nil, "TLS"},
-		{"TLSAtPlain", kafka.Plain, trusting, "TLS"},
+		{"PlainAtTLS", kafka.TLS, nil, "expecting TLS"},
+		{"TLSAtPlain", kafka.Plain, trusting, "check that it speaks TLS at this port"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			w := write(t, c, func(o *recordlog.Options) {
@@ -65,11 +66,23 @@ func testTLS(t *testing.T, c *kafka.Cluster) {
 			})
 			if tt.advice != "" {
 				w.lastErrorHas(tt.advice)
-				t.Log(w.Status().LastError)
 				return
 			}
 			w.burst(20, 5, 10)
 			w.undoubled(c)
 		})
 	}
+}
+
+// testLogInEnds has the brokers end each connection whose log-in is so old, as
+// connections.max.reauth.ms of a real cluster may say.
+func testLogInEnds(t *testing.T, c *kafka.Cluster) {
+	w := write(t, c, func(o *recordlog.Options) {
+		o.Brokers, o.TLS = c.Addrs(kafka.SASLTLS), &tls.Config{RootCAs: c.Authority.Pool()}
+		o.SASL = &recordlog.SASL{Mechanism: "scram-sha-256", User: kafka.User, Password: kafka.Password}
+	})
+	stop := w.load(2000)
+	<-time.After(4 * logInLasts)
+	stop()
+	w.undoubled(c)
 }

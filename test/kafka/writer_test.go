@@ -238,6 +238,9 @@ func (w *writer) read(c *kafka.Cluster, opts ...kgo.Opt) map[string]*keySeen {
 		if err != nil {
 			w.t.Fatal(err)
 		}
+		if r.ProducerID < 0 {
+			w.t.Fatalf("%s number %d was written without a producer ID", r.Key, n)
+		}
 		k := seen[string(r.Key)]
 		switch {
 		case k == nil:
