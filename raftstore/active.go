@@ -4,6 +4,7 @@
 package raftstore
 
 import (
+	"slices"
 	"sync"
 
 	"github.com/RoaringBitmap/roaring/v2"
@@ -15,17 +16,33 @@ import (
 // should be sent costs no disk. It follows from the state alone: the writes of
 // each batch are fed to it, and at start everything is.
 type activeTasks struct {
-	mu    sync.RWMutex
-	tasks map[string]*activeTask
+	mu      sync.RWMutex
+	tasks   map[string]*activeTask
+	byGroup taskIndex
 }
 
 type activeTask struct {
+	id   string
 	task fleet.Task
 	// pending and sent map a chunk to its targets; a bitmap is replaced, never changed.
 	pending, sent map[uint16]*roaring.Bitmap
+	listed        map[uint16]*roaring.Bitmap // what taskIndex.relist noted, by chunk
 }
 
-func newActiveTasks() *activeTasks { return &activeTasks{tasks: make(map[string]*activeTask)} }
+func newActiveTasks() *activeTasks {
+	return &activeTasks{tasks: make(map[string]*activeTask), byGroup: make(taskIndex)}
+}
+
+// dueFor tells whether the agent with this number should be sent the task, and
+// whether it was sent before.
+func (t *activeTask) dueFor(n uint32) (due, sent bool) {
+	chunk, low := split(n)
+	if set := t.sent[chunk]; set != nil && set.Contains(low) {
+		return mayResend(t.task.NewTask), true
+	}
+	set := t.pending[chunk]
+	return set != nil && set.Contains(low), false
+}
 
 // activeUpdate is what a batch changes in memory, decoded while its
 // transaction is open and carried out when it is committed.
@@ -87,8 +104,14 @@ func (a *activeTasks) apply(u *activeUpdate) {
 	defer a.mu.Unlock()
 	for _, s := range u.sets {
 		t := a.tasks[s.task]
+		if t == nil && s.members.IsEmpty() {
+			continue
+		}
 		if t == nil {
-			t = &activeTask{pending: make(map[uint16]*roaring.Bitmap), sent: make(map[uint16]*roaring.Bitmap)}
+			t = &activeTask{
+				id:      s.task,
+				pending: make(map[uint16]*roaring.Bitmap), sent: make(map[uint16]*roaring.Bitmap), listed: make(map[uint16]*roaring.Bitmap),
+			}
 			a.tasks[s.task] = t
 		}
 		chunks := t.pending
@@ -100,10 +123,19 @@ func (a *activeTasks) apply(u *activeUpdate) {
 		}
 	}
 	for _, up := range u.tasks {
-		if !up.running {
-			delete(a.tasks, up.id)
-		} else if t := a.tasks[up.id]; t != nil {
+		t := a.tasks[up.id]
+		switch {
+		case t == nil:
+		case up.running:
 			t.task = up.task
+		default:
+			delete(a.tasks, up.id)
+			a.byGroup.unlist(t)
+		}
+	}
+	for _, s := range u.sets {
+		if t := a.tasks[s.task]; t != nil {
+			a.byGroup.relist(t, s.chunk)
 		}
 	}
 }
@@ -117,10 +149,11 @@ func (a *activeTasks) rebuild(r reader) {
 			return true
 		})
 	}
+	fresh := newActiveTasks()
+	fresh.apply(&u)
 	a.mu.Lock()
-	a.tasks = make(map[string]*activeTask)
-	a.mu.Unlock()
-	a.apply(&u)
+	defer a.mu.Unlock()
+	a.tasks, a.byGroup = fresh.tasks, fresh.byGroup
 }
 
 func (a *activeTasks) none() bool {
@@ -132,23 +165,31 @@ func (a *activeTasks) none() bool {
 // dispatches returns what the agent with this number should be sent. Revision
 // and the agent's ID are left to the caller.
 func (a *activeTasks) dispatches(n uint32) []fleet.Dispatch {
-	chunk, low := split(n)
 	a.mu.RLock()
 	defer a.mu.RUnlock()
 	var out []fleet.Dispatch
-	for id, t := range a.tasks {
-		pending := t.pending[chunk] != nil && t.pending[chunk].Contains(low)
-		sent := t.sent[chunk] != nil && t.sent[chunk].Contains(low)
-		if !pending && (!sent || !mayResend(t.task.NewTask)) {
+	for _, t := range a.byGroup[groupOf(n)] {
+		due, sent := t.dueFor(n)
+		if !due {
 			continue
 		}
 		out = append(out, fleet.Dispatch{
-			TaskID: id, Number: n, Kind: t.task.Kind,
-			Command:  commandFor(t.task.Command, id, n),
+			TaskID: t.id, Number: n, Kind: t.task.Kind,
+			Command:  commandFor(t.task.Command, t.id, n),
 			Delivery: t.task.Delivery, Deadline: t.task.Deadline, Sent: sent,
 		})
 	}
 	return out
+}
+
+// due tells whether dispatches would return something.
+func (a *activeTasks) due(n uint32) bool {
+	a.mu.RLock()
+	defer a.mu.RUnlock()
+	return slices.ContainsFunc(a.byGroup[groupOf(n)], func(t *activeTask) bool {
+		due, _ := t.dueFor(n)
+		return due
+	})
 }
 
 // commandFor returns cmd with the token under which the agent answers.

@@ -37,21 +37,21 @@ func (s *Store) SetDefaultConfig(ctx context.Context, conf fleet.DefaultConfig) 
 }
 
 // Desired returns what an agent should run. An unknown agent gets the default
-// config and no tags.
+// config and no tags. The config's items are shared and must not be changed.
 func (s *Store) Desired(agentID string) (out fleet.Desired, err error) {
 	err = s.read(func(v view) error {
 		d, _ := load[desired](v, bucketDesired, agentID)
 		out = fleet.Desired{Tags: d.Tags}
 		if d.Config != "" {
-			own, ok := load[ownConfig](v, bucketConfigs, d.Config)
+			own, ok := s.configs.get(v, d.Config)
 			if !ok {
 				panic(damage{"the own config of an agent is missing"})
 			}
-			out.Config, out.Revision, out.Own = own.Items, d.Revision, true
+			out.Config, out.Revision, out.Own = own.items, d.Revision, true
 			return nil
 		}
-		conf, _ := load[fleet.DefaultConfig](v, bucketConfigs, defaultConfigKey)
-		out.Config, out.Revision = conf.Items, conf.Revision
+		conf, _ := s.configs.get(v, defaultConfigKey)
+		out.Config, out.Revision = conf.items, conf.revision
 		return nil
 	})
 	return out, err

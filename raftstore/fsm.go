@@ -34,6 +34,7 @@ type outcome struct {
 type fsm struct {
 	state   *stateHolder
 	active  *activeTasks
+	numbers atomic.Pointer[agentNumbers]
 	watches *watches
 	metrics *metrics
 	snaps   *snapshotStore
@@ -252,5 +253,8 @@ func (f *fsm) restore() error {
 	}
 	f.logBytes.Store(0)
 	f.snaps.installed(next, f.last.Load().Index, before)
-	return errors.Join(f.state.replace(next), f.restored())
+	err = f.state.replace(next)
+	// Whoever read the state before notes it in what is thrown away here.
+	f.numbers.Store(new(agentNumbers))
+	return errors.Join(err, f.restored())
 }

@@ -323,6 +323,7 @@ func (m *model) comparePending(rt *rapid.T, s *raftstore.Store) {
 		slices.Sort(got)
 		slices.Sort(want)
 		same(rt, "dispatches of "+id, got, want)
+		same(rt, "whether something is due for "+id, s.Due([]string{"nobody", id}), []string{id}[:min(len(want), 1)])
 	}
 }
 

@@ -47,6 +47,7 @@ type Store struct {
 
 	writers
 	members  members
+	configs  parsedConfigs
 	hashes   hashHistory
 	failOnce sync.Once
 }
@@ -147,6 +148,7 @@ func (s *Store) open() (err error) {
 			quarantined: s.quarantined, story: &s.story,
 		},
 	}
+	s.fsm.numbers.Store(new(agentNumbers))
 	s.fsm.format.Store(formatNow)
 	if err := s.fsm.reload(state); err != nil {
 		return err

@@ -226,13 +226,11 @@ func (s *Store) PendingDispatch(agentID string) []fleet.Dispatch {
 	if s.fsm.active.none() {
 		return nil
 	}
-	var out []fleet.Dispatch
+	out := s.fsm.active.dispatches(s.numberOf(agentID))
+	if len(out) == 0 {
+		return nil
+	}
 	err := s.read(func(v view) error {
-		n := agentNumber(v, agentID)
-		if n == 0 {
-			return nil
-		}
-		out = s.fsm.active.dispatches(n)
 		for i := range out {
 			out[i].AgentID = agentID
 			if out[i].Kind == fleet.TaskKindConfig {
@@ -246,6 +244,21 @@ func (s *Store) PendingDispatch(agentID string) []fleet.Dispatch {
 		return nil
 	}
 	return out
+}
+
+// Due returns those of the agents for which PendingDispatch has something, for
+// much less than asking for each.
+func (s *Store) Due(agentIDs []string) []string {
+	if s.fsm.active.none() || s.fsm.broken.Load() {
+		return nil
+	}
+	var due []string
+	for _, id := range agentIDs {
+		if s.fsm.active.due(s.numberOf(id)) {
+			due = append(due, id)
+		}
+	}
+	return due
 }
 
 // MarkSent commits that the node is about to send; only what is granted may be
