@@ -366,6 +366,7 @@ func (modelParts) Desired(string) (fleet.Desired, error)                  { retu
 func (modelParts) Current() bool                                          { return true }
 func (modelParts) Watch(...fleet.Table) (<-chan struct{}, func())         { return nil, func() {} }
 func (modelParts) PendingDispatch(string) []fleet.Dispatch                { return nil }
+func (modelParts) Due([]string) []string                                  { return nil }
 func (modelParts) SetResults(context.Context, []fleet.TaskResult) error   { return nil }
 func (modelParts) ReportAgents(context.Context, []fleet.AgentReport) error {
 	return nil

@@ -129,6 +129,10 @@ func (f *fakeStore) PendingDispatch(id string) []fleet.Dispatch {
 	return fn(id)
 }
 
+func (f *fakeStore) Due(ids []string) []string {
+	return slices.DeleteFunc(slices.Clone(ids), func(id string) bool { return len(f.PendingDispatch(id)) == 0 })
+}
+
 func (f *fakeStore) MarkSent(ctx context.Context, _ string, marks []fleet.TaskMark) ([]bool, error) {
 	if ctx.Err() != nil {
 		return nil, ctx.Err()

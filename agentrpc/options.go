@@ -36,6 +36,8 @@ type DesiredState interface {
 // TaskStore holds the tasks of agents.
 type TaskStore interface {
 	PendingDispatch(agentID string) []fleet.Dispatch
+	// Due returns those of the agents for which PendingDispatch has something.
+	Due(agentIDs []string) []string
 	MarkSent(ctx context.Context, node string, marks []fleet.TaskMark) (granted []bool, err error)
 	SetResults(ctx context.Context, results []fleet.TaskResult) error
 }

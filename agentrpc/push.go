@@ -117,8 +117,8 @@ func (p *pusher) refresh() []*session {
 
 // wakeForTasks wakes the sessions that have tasks.
 func (p *pusher) wakeForTasks() {
-	for _, sess := range p.server.registry.all() {
-		if len(p.server.opts.Tasks.PendingDispatch(sess.id)) > 0 {
+	for _, id := range p.server.opts.Tasks.Due(p.server.SessionIDs()) {
+		if sess := p.server.registry.get(id); sess != nil {
 			sess.nudge()
 		}
 	}
