@@ -166,6 +166,7 @@ func (c *brokerCmd) Run(ctx context.Context) error {
 type floorCmd struct {
 	Addr   string `default:"127.0.0.1:0" help:"HOST:PORT for agents."`
 	Broker string `required:"" help:"HOST:PORT of the broker."`
+	Pprof  string `placeholder:"HOST:PORT" help:"Where go tool pprof finds /debug/pprof."`
 	certificates
 }
 
@@ -174,6 +175,13 @@ func (c *floorCmd) Run(ctx context.Context) error {
 	_, config, err := c.load()
 	if err != nil {
 		return err
+	}
+	if c.Pprof != "" {
+		stop, err := servePprof(c.Pprof)
+		if err != nil {
+			return err
+		}
+		defer stop()
 	}
 	config.ClientAuth, config.SessionTicketsDisabled = tls.RequireAndVerifyClientCert, true
 	l, err := net.Listen("tcp", c.Addr)

@@ -93,6 +93,7 @@ type server struct {
 	*control.Process
 	addr   string // for agents
 	bundle []string
+	pprof  string
 	node   *node // nil: the floor
 }
 
@@ -116,11 +117,21 @@ func (e *Env) floor(b *brokerChild) (*server, error) {
 	if err != nil {
 		return nil, err
 	}
-	c, err := e.child(&ready, "floor", append(own, "--broker", b.Addr)...)
+	args := append(own, "--broker", b.Addr)
+	var pprof string
+	if e.opts.Profile != "" {
+		addrs, err := freeAddrs(1)
+		if err != nil {
+			return nil, err
+		}
+		pprof = addrs[0]
+		args = append(args, "--pprof", pprof)
+	}
+	c, err := e.child(&ready, "floor", args...)
 	if err != nil {
 		return nil, err
 	}
-	return &server{Process: c.Process, addr: ready.Addr, bundle: theirs}, nil
+	return &server{Process: c.Process, addr: ready.Addr, bundle: theirs, pprof: pprof}, nil
 }
 
 // writeBundle writes PEM files and returns the arguments that name them.

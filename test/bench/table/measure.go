@@ -13,6 +13,8 @@ import (
 	"strconv"
 	"sync"
 	"time"
+
+	"muster/test/bench/broker"
 )
 
 // point is what a server has used and the broker has got at a moment.
@@ -20,6 +22,7 @@ type point struct {
 	at      time.Time
 	cpu     float64
 	records int64
+	book    broker.Book
 }
 
 func take(s *server, b *brokerChild) (p point, err error) {
@@ -27,7 +30,7 @@ func take(s *server, b *brokerChild) (p point, err error) {
 	if err != nil {
 		return p, err
 	}
-	p.records, p.at = stats.Records, time.Now()
+	p.records, p.book, p.at = stats.Records, stats.Book, time.Now()
 	p.cpu, err = s.CPU()
 	return p, err
 }
@@ -36,6 +39,7 @@ func take(s *server, b *brokerChild) (p point, err error) {
 type span struct {
 	seconds, cpu float64
 	records      int64
+	delays       broker.Book // of the span's records
 }
 
 func (s span) perMillion() float64 { return s.cpu / float64(max(s.records, 1)) * 1e6 }
@@ -47,25 +51,37 @@ func (e *Env) window(ctx context.Context, name string, s *server, b *brokerChild
 	if err != nil {
 		return span{}, err
 	}
-	var profile sync.WaitGroup
-	if e.opts.Profile != "" && s.node != nil {
-		profile.Go(func() { e.profile(ctx, name, s.node, d) })
-	}
+	profiled := e.profileOf(ctx, name, s, d)
 	if err := pause(ctx, d); err != nil {
 		return span{}, err
 	}
 	last, err := take(s, b)
-	profile.Wait()
-	return span{last.at.Sub(first.at).Seconds(), last.cpu - first.cpu, last.records - first.records}, err
+	profiled()
+	return span{last.at.Sub(first.at).Seconds(), last.cpu - first.cpu, last.records - first.records, last.book}, err
+}
+
+// profileOf profiles a server for so long, if that is wanted; the function waits
+// for the end.
+func (e *Env) profileOf(ctx context.Context, name string, s *server, d time.Duration) func() {
+	var profiling sync.WaitGroup
+	if e.opts.Profile != "" {
+		if s.node == nil {
+			name += "-floor"
+		}
+		profiling.Go(func() { e.profile(ctx, name, s.pprof, d) })
+	}
+	return profiling.Wait
 }
 
 // profile writes a CPU profile of that window, and the heap's and the goroutines' at
 // its end.
-func (e *Env) profile(ctx context.Context, name string, n *node, d time.Duration) {
-	for kind, query := range map[string]string{"cpu": "profile?seconds=" + strconv.Itoa(max(1, int(d.Seconds()))), "heap": "heap", "goroutine": "goroutine"} {
-		file := filepath.Join(e.opts.Profile, name+"."+kind+".pprof")
-		if err := download(ctx, "http://"+n.pprof+"/debug/pprof/"+query, file); err != nil {
-			e.log.Warn("no profile", "kind", kind, "error", err)
+func (e *Env) profile(ctx context.Context, name, addr string, d time.Duration) {
+	for _, q := range []struct{ kind, query string }{
+		{"cpu", "profile?seconds=" + strconv.Itoa(max(1, int(d.Seconds())))}, {"heap", "heap?gc=1"}, {"goroutine", "goroutine"},
+	} {
+		file := filepath.Join(e.opts.Profile, name+"."+q.kind+".pprof")
+		if err := download(ctx, "http://"+addr+"/debug/pprof/"+q.query, file); err != nil {
+			e.log.Warn("no profile", "kind", q.kind, "error", err)
 		}
 	}
 }

@@ -56,7 +56,7 @@ func (e *Env) muster(ctx context.Context, b *brokerChild) (*server, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &server{Process: n.process, addr: n.agent, bundle: bundle, node: n}, nil
+	return &server{Process: n.process, addr: n.agent, bundle: bundle, pprof: n.pprof, node: n}, nil
 }
 
 // startNode starts the process, again if it was ended.

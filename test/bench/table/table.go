@@ -59,6 +59,15 @@ func rows() []row {
 	return []row{
 		{"cpu", false, cpuRow},
 		{"steps", false, stepsRow},
+		{"idle", false, idleRow},
+		{"beat", false, beatRow},
+		{"storm", false, stormRow},
+		{"away10", false, away10Row},
+		{"away40", false, away40Row},
+		{"term", false, termRow},
+		{"latency", false, latencyRow},
+		{"sd", false, lookupRow},
+		{"away300", true, awayLongRow},
 	}
 }
 

@@ -1,0 +1,212 @@
+// SPDX-FileCopyrightText: The Muster Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package table
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"muster/test/bench/agents"
+)
+
+const (
+	idleAgents  = 10_000
+	idleRamp    = 20 * time.Second
+	idleSettle  = 30 * time.Second
+	idleLonger  = 150 * time.Second // until the runtime has given back what connecting took
+	beatAgents  = 5000
+	beatEvery   = 10 * time.Second
+	beatWindow  = 20 * time.Second
+	stormAgents = 5000
+	stormWithin = 120 * time.Second
+	// readings are averaged, as garbage comes and goes.
+	readings     = 10
+	readingsOver = 10 * time.Second
+)
+
+// idleRow measures what an agent costs that says nothing but heartbeats.
+func idleRow(ctx context.Context, e *Env) ([]Figure, error) {
+	idle := Figure{Name: "memory for each idle agent of 10,000", Unit: "KB anonymous", Reach: 50, Note: "mutual TLS, heartbeats each 60 s"}
+	for _, start := range []func(context.Context, *brokerChild) (*server, error){
+		func(_ context.Context, b *brokerChild) (*server, error) { return e.floor(b) }, e.muster,
+	} {
+		each, err := e.memoryEach(ctx, start)
+		if err != nil {
+			return nil, err
+		}
+		if len(idle.Floor) == 0 {
+			idle.Floor = append(idle.Floor, each)
+		} else {
+			idle.Muster = append(idle.Muster, each)
+		}
+		e.end()
+	}
+	return []Figure{idle}, nil
+}
+
+func (e *Env) memoryEach(ctx context.Context, start func(context.Context, *brokerChild) (*server, error)) (float64, error) {
+	b, err := e.broker()
+	if err != nil {
+		return 0, err
+	}
+	s, err := start(ctx, b)
+	if err != nil {
+		return 0, err
+	}
+	before, err := meanRSS(ctx, s)
+	if err != nil {
+		return 0, err
+	}
+	l, err := e.load(s, loadOptions{agents: idleAgents, ramp: idleRamp})
+	if err != nil {
+		return 0, err
+	}
+	if err := l.connected(ctx, idleRamp+2*connectWithin); err != nil {
+		return 0, err
+	}
+	settle := idleSettle
+	if e.opts.Long {
+		settle = idleLonger
+	}
+	if err := pause(ctx, settle); err != nil {
+		return 0, err
+	}
+	if _, err := e.window(ctx, "idle", s, b, time.Second); err != nil {
+		return 0, err
+	}
+	after, err := meanRSS(ctx, s)
+	if err != nil {
+		return 0, err
+	}
+	if err := l.connected(ctx, 0); err != nil {
+		return 0, err
+	}
+	e.log.Info("measured", "what", "idle", "server", s.Name, "before_mb", number(before/1e6), "after_mb", number(after/1e6))
+	return (after - before) / idleAgents / 1e3, nil
+}
+
+// meanRSS is the mean of some readings.
+func meanRSS(ctx context.Context, s *server) (float64, error) {
+	var sum int64
+	for range readings {
+		rss, err := s.RssAnon()
+		if err != nil {
+			return 0, err
+		}
+		sum += rss
+		if err := pause(ctx, readingsOver/readings); err != nil {
+			return 0, err
+		}
+	}
+	return float64(sum) / readings, nil
+}
+
+// beatRow measures what a heartbeat costs, with all that a node does besides.
+func beatRow(ctx context.Context, e *Env) ([]Figure, error) {
+	b, err := e.broker()
+	if err != nil {
+		return nil, err
+	}
+	s, err := e.muster(ctx, b)
+	if err != nil {
+		return nil, err
+	}
+	alone, err := e.window(ctx, "alone", s, b, 5*time.Second)
+	if err != nil {
+		return nil, err
+	}
+	beat := Figure{Name: "heartbeat, 5,000 agents", Unit: "µs CPU", Reach: 100}
+	beat.Note = fmt.Sprintf("each %s; includes the %s ms a second that a node takes without agents", beatEvery, number(alone.cpu/alone.seconds*1e3))
+	l, err := e.load(s, loadOptions{agents: beatAgents, ramp: beatEvery, heartbeat: beatEvery})
+	if err != nil {
+		return nil, err
+	}
+	if err := l.connected(ctx, beatEvery+2*connectWithin); err != nil {
+		return nil, err
+	}
+	if err := pause(ctx, beatEvery); err != nil {
+		return nil, err
+	}
+	for round := range e.opts.Rounds {
+		before, err := l.stats()
+		if err != nil {
+			return nil, err
+		}
+		got, err := e.window(ctx, fmt.Sprintf("beat-%d", round+1), s, b, beatWindow)
+		if err != nil {
+			return nil, err
+		}
+		after, err := l.stats()
+		if err != nil {
+			return nil, err
+		}
+		beat.Muster = append(beat.Muster, got.cpu/float64(after.Heartbeats-before.Heartbeats)*1e6)
+	}
+	return []Figure{beat}, l.connected(ctx, 0)
+}
+
+// stormRow lets all agents connect at once.
+func stormRow(ctx context.Context, e *Env) ([]Figure, error) {
+	each := Figure{Name: "storm: 5,000 agents connect at once", Unit: "ms CPU each", Reach: 0.8, Note: "ECDSA keys of the cluster; until each has its config"}
+	share := Figure{Name: "storm: agents that got a config", Unit: "%", Reach: 100, AtLeast: true}
+	p50 := Figure{Name: "storm: first heartbeat to config, p50", Unit: "s", Info: true}
+	p99 := Figure{Name: "storm: first heartbeat to config, p99", Unit: "s", Info: true}
+	most := Figure{Name: "storm: first heartbeat to config, longest", Unit: "s", Reach: 2}
+	for round := range e.opts.Rounds {
+		got, cpu, err := e.storm(ctx, fmt.Sprintf("storm-%d", round+1))
+		if err != nil {
+			return nil, err
+		}
+		e.end()
+		each.Muster = append(each.Muster, cpu/stormAgents*1e3)
+		share.Muster = append(share.Muster, float64(got.Configured)/stormAgents*100)
+		p50.Muster = append(p50.Muster, got.ConfigP50)
+		p99.Muster = append(p99.Muster, got.ConfigP99)
+		most.Muster = append(most.Muster, got.ConfigMax)
+	}
+	return []Figure{each, share, p50, p99, most}, nil
+}
+
+// storm returns what the agents saw and the CPU that the node took.
+func (e *Env) storm(ctx context.Context, name string) (got agents.Stats, cpu float64, err error) {
+	b, err := e.broker()
+	if err != nil {
+		return got, 0, err
+	}
+	s, err := e.muster(ctx, b)
+	if err != nil {
+		return got, 0, err
+	}
+	before, err := s.CPU()
+	if err != nil {
+		return got, 0, err
+	}
+	l, err := e.load(s, loadOptions{agents: stormAgents})
+	if err != nil {
+		return got, 0, err
+	}
+	profiled := e.profileOf(ctx, name, s, 10*time.Second)
+	defer profiled()
+	began := time.Now()
+	waiting := await(ctx, stormWithin, func() error {
+		if got, err = l.stats(); err != nil {
+			return err
+		}
+		if got.Configured < stormAgents {
+			return notYet("%d of %d agents have a config; %d failures to connect, the last one: %s", got.Configured, stormAgents, got.Failures, got.Failure)
+		}
+		return nil
+	})
+	if waiting != nil { // a figure too: the share tells
+		e.log.Warn("storm is not over", "error", waiting)
+	}
+	if ctx.Err() != nil {
+		return got, 0, ctx.Err()
+	}
+	after, err := s.CPU()
+	e.log.Info("measured", "what", name, "configured", got.Configured, "after_s", number(time.Since(began).Seconds()),
+		"connect_failures", got.Failures, "streams_ended", got.Ended, "longest_s", number(got.ConfigMax))
+	return got, after - before, err
+}
