@@ -84,6 +84,7 @@ type KafkaConfig struct {
 	TLSCert        string   `name:"kafka-tls-cert" placeholder:"FILE" help:"Certificate that the brokers are shown, PEM."`
 	TLSKey         string   `name:"kafka-tls-key" placeholder:"FILE" help:"Key of --kafka-tls-cert."`
 	Compression    string   `name:"kafka-compression" default:"none" enum:"none,snappy,lz4,zstd" help:"none, snappy, lz4 or zstd."`
+	SpoolMaxBytes  int64    `name:"spool-max-bytes" default:"4294967296" placeholder:"N" help:"Disk that records may take while Kafka is away."`
 }
 
 // LogConfig says how the node logs.
@@ -210,6 +211,9 @@ func (k *KafkaConfig) validate(nodeID string, several bool) error {
 	}
 	if k.RetentionBytes < 64<<20 {
 		return fleet.Invalid("--kafka-retention-bytes", "%d is less than 64 MiB", k.RetentionBytes)
+	}
+	if k.SpoolMaxBytes != 0 && k.SpoolMaxBytes < 1<<20 { // 0: the default
+		return fleet.Invalid("--spool-max-bytes", "%d is less than 1 MiB", k.SpoolMaxBytes)
 	}
 	return nil
 }

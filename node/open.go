@@ -147,6 +147,7 @@ func (n *Node) openKafka() error {
 	opts := n.kafka
 	opts.Brokers, opts.Topic, opts.Partitions = k.Brokers, k.Topic, kafkaPartitions
 	opts.Compression = recordlog.Compression(k.Compression)
+	opts.SpoolDir, opts.SpoolMaxBytes = filepath.Join(n.cfg.DataDir, "spool"), k.SpoolMaxBytes
 	opts.Dial, opts.Logger, opts.Registerer = n.env.Dial, n.log.With("part", "kafka"), n.metrics
 	var err error
 	switch at := k.embeddedAt(n.cfg.NodeID); at {

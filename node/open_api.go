@@ -163,5 +163,8 @@ func (n *Node) closeSockets() error {
 	if n.broker != nil {
 		errs = append(errs, n.broker.Close())
 	}
+	if n.records != nil {
+		errs = append(errs, n.records.Close())
+	}
 	return errors.Join(errs...)
 }

@@ -70,9 +70,14 @@ func (n *Node) health() httpapi.Health {
 	}
 	if kafka := n.records.Status(); !kafka.Up {
 		away := fmt.Sprintf("kafka away for %d s", int(time.Since(kafka.AwaySince).Seconds()))
-		if n.full() {
+		switch {
+		case kafka.SpoolError != "" && n.full():
+			h.Reasons = append(h.Reasons, "records are full: "+away+"; "+kafka.SpoolError)
+		case kafka.SpoolError != "":
+			h.Degraded = append(h.Degraded, away, kafka.SpoolError)
+		case n.full() && kafka.Spooling == 0:
 			h.Reasons = append(h.Reasons, "records are full: "+away)
-		} else {
+		default:
 			h.Degraded = append(h.Degraded, away)
 		}
 	}
@@ -101,7 +106,7 @@ func (n *Node) load() fleet.Load {
 		CPUPermille:      cpu,
 		MemoryPermille:   memory,
 		RecordsPerSecond: clamp32(uint64(n.rate.sample(time.Now(), ledger.Received))),
-		KafkaBacklog:     clamp32(ledger.Pending),
+		KafkaBacklog:     clamp32(ledger.Pending + ledger.Spooled),
 		Draining:         n.draining.Load(),
 		Ready:            n.health().Ready,
 		KafkaAway:        !kafka.Up,
@@ -125,6 +130,7 @@ func (n *Node) report() httpapi.NodeReport {
 		Records: apiv1.Ledger{
 			PerSecond: n.rate.value(), Received: ledger.Received, Delivered: ledger.Delivered,
 			Pending: ledger.Pending, Spooled: ledger.Spooled, Refused: ledger.Refused, Dropped: dropped,
+			Recovered: ledger.Recovered, SpooledBytes: ledger.SpooledBytes,
 		},
 		Kafka: n.kafkaReport(),
 	}

@@ -9,6 +9,7 @@ import (
 	"math"
 	"math/bits"
 	"slices"
+	"sync/atomic"
 	"time"
 )
 
@@ -52,14 +53,41 @@ type batch struct {
 	maxTime  int64
 	opened   time.Time // when the first record came
 
+	// wire is the framed batch, its records compressed, as a spool keeps it; buf
+	// is empty then, and only unpack fills it. Nil for a batch made in memory.
+	wire []byte
+	// spooled says that the records count as spooled and take no room in memory.
+	spooled bool
+	shares  []share   // of agents in the room, given back with it
+	moves   []*ticket // of those who wait for it to be settled
+
 	// uncertain is set once an attempt ended without an answer: the broker may
 	// have written the records. Under another producer ID they may be doubled.
 	uncertain bool
 }
 
+// share is what one agent takes of its bound, see fairness.
+type share struct {
+	slot  uint16
+	bytes int32
+}
+
+// ticket counts the batches that hold records of a move; done is closed when
+// all of them are settled or on disk.
+type ticket struct {
+	left atomic.Int32
+	done chan struct{}
+}
+
+func (t *ticket) leave() {
+	if t.left.Add(-1) == 0 {
+		close(t.done)
+	}
+}
+
 // reset empties b for other records, keeping its memory.
 func (b *batch) reset() {
-	*b = batch{buf: slices.Grow(b.buf[:0], recordsAt)[:recordsAt]}
+	*b = batch{buf: slices.Grow(b.buf[:0], recordsAt)[:recordsAt], shares: b.shares[:0]}
 }
 
 // add encodes one record whose value is head followed by tail.
@@ -144,6 +172,12 @@ func (b *batch) split() (first, second *batch) {
 	})
 	first.opened, second.opened = b.opened, b.opened
 	first.uncertain, second.uncertain = b.uncertain, b.uncertain
+	first.spooled, second.spooled = b.spooled, b.spooled
+	second.shares = b.shares // given back when all of it is settled
+	for _, t := range b.moves {
+		t.left.Add(1)
+	}
+	first.moves, second.moves = b.moves, b.moves
 	return first, second
 }
 
@@ -188,15 +222,22 @@ func (p *producer) advance(n int) {
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
-// partitionOf is Sarama's default: FNV-1a of the key as a signed number modulo
-// n, negated if negative. Elkeid's AgentCenter uses it, so an agent's records
-// stay in their partition when it moves between the two.
-func partitionOf[K string | []byte](key K, n int) int {
+// hashOf is FNV-1a.
+func hashOf[K string | []byte](key K) uint32 {
 	h := uint32(2166136261)
 	for i := range len(key) {
 		h = (h ^ uint32(key[i])) * 16777619
 	}
-	p := int32(h) % int32(n)
+	return h
+}
+
+// partitionOf is Sarama's default: FNV-1a of the key as a signed number modulo
+// n, negated if negative. Elkeid's AgentCenter uses it, so an agent's records
+// stay in their partition when it moves between the two.
+func partitionOf[K string | []byte](key K, n int) int { return partitionOfHash(hashOf(key), n) }
+
+func partitionOfHash(hash uint32, n int) int {
+	p := int32(hash) % int32(n)
 	if p < 0 {
 		p = -p
 	}

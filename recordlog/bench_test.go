@@ -38,7 +38,7 @@ func BenchmarkAppend(b *testing.B) {
 			}
 			records, suffix := benchMessage()
 			key := "80ab2f3b-0000-0000-0000-000000000000"
-			p := l.route(key)
+			p := l.route(hashOf(key))
 			b.SetBytes(100 * 600)
 			b.ReportAllocs()
 			for b.Loop() {

@@ -5,7 +5,9 @@ package recordlog
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
+	"io"
 	"slices"
 
 	"github.com/klauspost/compress/s2"
@@ -82,4 +84,41 @@ func (c compressor) wireOf(b *batch, scratch []byte) (wire, keep []byte) {
 	}
 	b.frame(packed, c.codec)
 	return packed, packed
+}
+
+// maxUnpacked bounds what a batch may become when it is decompressed.
+const maxUnpacked = maxEntryBytes
+
+// decompress undoes what the compressor of the codec did. It is used rarely: for
+// batches from disk that have to be taken apart.
+func decompress(codec int16, src []byte) ([]byte, error) {
+	switch codec {
+	case 0:
+		return src, nil
+	case 2:
+		n, err := s2.DecodedLen(src)
+		if err != nil || n > maxUnpacked {
+			return nil, fmt.Errorf("snappy block of %d bytes: %w", n, errors.Join(err))
+		}
+		return s2.Decode(nil, src)
+	case 3:
+		return readBounded(lz4.NewReader(bytes.NewReader(src)))
+	case 4:
+		r, err := zstd.NewReader(bytes.NewReader(src), zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxMemory(maxUnpacked))
+		if err != nil {
+			return nil, err
+		}
+		defer r.Close()
+		return readBounded(r)
+	default:
+		return nil, fmt.Errorf("codec %d is not known", codec)
+	}
+}
+
+func readBounded(r io.Reader) ([]byte, error) {
+	raw, err := io.ReadAll(io.LimitReader(r, maxUnpacked+1))
+	if err == nil && len(raw) > maxUnpacked {
+		err = fmt.Errorf("it unpacks to more than %d bytes", maxUnpacked)
+	}
+	return raw, err
 }

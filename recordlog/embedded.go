@@ -66,7 +66,7 @@ func NewEmbedded(opts EmbeddedOptions) (*Embedded, error) {
 	if err := opts.validate(); err != nil {
 		return nil, err
 	}
-	lock, err := lockDir(opts.Dir)
+	lock, err := lockDir(opts.Dir, "embedded kafka")
 	if err != nil {
 		return nil, err
 	}
@@ -110,14 +110,15 @@ func (o *EmbeddedOptions) validate() error {
 	return nil
 }
 
-// lockDir makes the directory and keeps other processes out until the file is closed.
-func lockDir(dir string) (*os.File, error) {
+// lockDir makes the directory of what is named and keeps other processes out
+// until the file is closed.
+func lockDir(dir, what string) (*os.File, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, fmt.Errorf("recordlog: making the embedded kafka's directory: %w", err)
+		return nil, fmt.Errorf("recordlog: making the directory of the %s: %w", what, err)
 	}
 	f, err := os.OpenFile(filepath.Join(dir, "LOCK"), os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
-		return nil, fmt.Errorf("recordlog: locking the embedded kafka's directory: %w", err)
+		return nil, fmt.Errorf("recordlog: locking the directory of the %s: %w", what, err)
 	}
 	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
 		_ = f.Close()

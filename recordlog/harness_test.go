@@ -45,6 +45,8 @@ type broker struct {
 
 	mu    sync.Mutex
 	conns []net.Conn
+
+	seen []*kgo.Record // by readOnce
 }
 
 // startBroker runs a kfake with the topic in 8 partitions, unless opts say otherwise.
@@ -343,4 +345,13 @@ func metric(t *testing.T, l *running, name string, labels ...string) float64 {
 	}
 	t.Fatalf("no metric %s%v", name, labels)
 	return 0
+}
+
+// readOnce is read, but asks only once for each number of records written.
+func (b *broker) readOnce(t *testing.T) []*kgo.Record {
+	t.Helper()
+	if b.seen == nil {
+		b.seen = b.read(t)
+	}
+	return b.seen
 }

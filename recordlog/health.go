@@ -31,10 +31,17 @@ type Status struct {
 	Brokers    []string  `json:"brokers"`    // host:port; the configured ones until others are learnt
 	Partitions int       `json:"partitions"` // of the topic; 0 until learnt
 	LastError  string    `json:"last_error"` // in words, with what to do; empty while up
+
+	Spooling   int    `json:"spooling"`    // partitions whose records go to the disk first
+	SpoolError string `json:"spool_error"` // why the spool takes no more, in words; empty while it does
 }
 
-// Status returns Kafka's state.
-func (l *Log) Status() Status { return l.health.status() }
+// Status returns Kafka's state, and the spool's.
+func (l *Log) Status() Status {
+	s := l.health.status()
+	s.Spooling, s.SpoolError = l.spools.state()
+	return s
+}
 
 // failed notes an attempt that will be made again.
 func (l *Log) failed(partition, failures int, err error, o outcome) {
@@ -104,7 +111,7 @@ func (h *health) change(apply func(), why string) {
 		h.logger.Info("kafka is there", "brokers", now.Brokers, "partitions", now.Partitions,
 			"away_for", time.Since(was.AwaySince))
 	case warn:
-		h.logger.Warn("kafka is away; records are held in memory until it is back",
+		h.logger.Warn("kafka is away; records are held until it is back",
 			"away_since", now.AwaySince, "error", now.LastError)
 	}
 }

@@ -6,6 +6,7 @@ package recordlog
 import (
 	"maps"
 	"sync"
+	"time"
 )
 
 // DropReason says why records were dropped. The set is fixed.
@@ -19,14 +20,19 @@ const (
 	DropStopped DropReason = "stopped"
 	// DropCanceled: the caller stopped waiting for room.
 	DropCanceled DropReason = "canceled"
+	// DropSpoolDamaged: the disk gave back other bytes than were written.
+	DropSpoolDamaged DropReason = "spool_damaged"
 )
 
-var dropReasons = []DropReason{DropShutdown, DropStopped, DropCanceled}
+var dropReasons = []DropReason{DropShutdown, DropStopped, DropCanceled, DropSpoolDamaged}
 
 // Ledger counts records since the start of the process. At every moment
 // Received = Delivered + Pending + Spooled + Refused + the sum of Dropped.
 type Ledger struct {
+	// Received counts what was appended, and what was found in the spool at the
+	// start; Recovered tells how many of them the latter are.
 	Received  uint64                `json:"received"`
+	Recovered uint64                `json:"recovered"`
 	Delivered uint64                `json:"delivered"` // acknowledged by Kafka
 	Pending   uint64                `json:"pending"`   // held in memory
 	Spooled   uint64                `json:"spooled"`   // held on disk
@@ -34,6 +40,10 @@ type Ledger struct {
 	Dropped   map[DropReason]uint64 `json:"dropped"`
 
 	PendingBytes int64 `json:"pending_bytes"`
+	SpooledBytes int64 `json:"spooled_bytes"` // on disk, of all files of the spool
+	// SpoolOldest is when the oldest spooled record came, or a little earlier;
+	// zero if none is spooled.
+	SpoolOldest time.Time `json:"spool_oldest,omitzero"`
 	// PossibleDuplicates were sent again under another producer ID after an
 	// attempt without an answer. They are counted elsewhere too.
 	PossibleDuplicates uint64 `json:"possible_duplicates"`
@@ -68,6 +78,12 @@ func (k *book) snapshot() Ledger {
 	l := k.now
 	l.Dropped = maps.Clone(l.Dropped)
 	return l
+}
+
+func (k *book) pendingBytes() int64 {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.now.PendingBytes
 }
 
 func (k *book) received(records int, charge int64) {
@@ -111,13 +127,60 @@ func (k *book) possiblyDoubled(records int) {
 	k.now.PossibleDuplicates += uint64(records)
 }
 
-// settle takes b out of pending and enters it elsewhere.
+// spooled moves batches from memory to disk.
+func (k *book) spooled(bs []*batch) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for _, b := range bs {
+		k.now.Spooled += uint64(b.count)
+		k.leavePending(b)
+	}
+}
+
+// unspooled moves a batch from disk to memory.
+func (k *book) unspooled(b *batch) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.now.Spooled -= uint64(b.count)
+	k.now.Pending += uint64(b.count)
+	k.now.PendingBytes += b.charge
+}
+
+// recovered counts records that were found on disk at the start; doubtful ones
+// may be in Kafka already.
+func (k *book) recovered(records, doubtful uint64) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.now.Received += records
+	k.now.Recovered += records
+	k.now.Spooled += records
+	k.now.PossibleDuplicates += doubtful
+}
+
+// spoolLost counts records that the disk did not keep.
+func (k *book) spoolLost(records uint64) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.now.Spooled -= records
+	k.now.Dropped[DropSpoolDamaged] += records
+}
+
+// settle takes b out of pending, or of spooled, and enters it elsewhere.
 func (k *book) settle(b *batch, enter func(records uint64)) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
+	enter(uint64(b.count))
+	if b.spooled {
+		k.now.Spooled -= uint64(b.count)
+		return
+	}
+	k.leavePending(b)
+}
+
+// leavePending needs the lock.
+func (k *book) leavePending(b *batch) {
 	k.now.Pending -= uint64(b.count)
 	k.now.PendingBytes -= b.charge
-	enter(uint64(b.count))
 	if k.closed && k.now.Pending == 0 {
 		k.closeEmpty()
 	}

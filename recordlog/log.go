@@ -12,8 +12,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"golang.org/x/sync/semaphore"
-
 	"muster/fleet"
 	"muster/internal/lifecycle"
 )
@@ -26,27 +24,30 @@ type Log struct {
 	metrics *metrics
 	book    *book
 	health  *health
-	tooBig  *throttle // of log lines about refused records, by key
 
-	room  *semaphore.Weighted // MaxPendingBytes; waiting Appends queue here
-	spare sync.Pool           // of emptied batches
+	room   *room
+	spools *spools   // nil without a spool
+	spare  sync.Pool // of emptied batches
 	// ending is done when Append no longer takes records. It is a context
 	// because waiting Appends need one.
 	ending context.Context
 	end    context.CancelFunc
 
 	cluster atomic.Pointer[cluster] // last metadata, nil until the first
-	kick    chan struct{}           // of one: asks for metadata at once
+	limits  limits
+	kick    chan struct{} // of one: asks for metadata at once
 
 	lanes
 }
 
 // lanes are the partitions, and whether records may still be put there.
 type lanes struct {
-	mu      sync.RWMutex // guards what follows; held for reading while records are put
-	parts   []*partition // by number; empty until the partition count is learnt
-	held    *partition   // keeps records until then
-	all     []*partition // held, and every partition there ever was
+	mu      sync.RWMutex      // guards what follows; held for reading while records are put
+	parts   []*partition      // by number; empty until the partition count is learnt
+	held    *partition        // keeps records until then
+	all     []*partition      // held, and every partition there ever was
+	found   map[int]*spoolLog // of an earlier process, until their partitions are there
+	senders sync.WaitGroup
 	stopped bool
 	started bool
 }
@@ -67,24 +68,62 @@ func New(opts Options) (*Log, error) {
 		client: client,
 		book:   newBook(),
 		health: newHealth(opts.Logger, opts.Brokers, time.Now()),
-		tooBig: newThrottle(1024, time.Hour),
-		room:   semaphore.NewWeighted(opts.MaxPendingBytes),
+		room:   newRoom(opts.MaxPendingBytes),
 		kick:   make(chan struct{}, 1),
 	}
+	l.limits.init(opts.MaxRecordBytes)
 	l.ending, l.end = context.WithCancel(context.Background())
 	l.held = newPartition(l, -1)
 	l.all = []*partition{l.held}
 	if l.metrics, err = newMetrics(opts.Registerer, l); err != nil {
 		return nil, err
 	}
+	if l.spools, l.found, err = openSpools(&opts, &l.metrics.spool); err != nil {
+		return nil, err
+	}
+	for _, s := range l.found {
+		records, doubtful := s.left()
+		l.book.recovered(records, doubtful)
+	}
+	if n := l.book.snapshot().Recovered; n > 0 {
+		l.logger.Info("found records of an earlier run in the spool: they are delivered first", "records", n, "bytes", l.spools.usage())
+	}
 	return l, nil
 }
 
-// Ledger returns where all records are, at one moment.
-func (l *Log) Ledger() Ledger { return l.book.snapshot() }
+// Close gives up the spool's directory if Run was never called; Run does so itself.
+func (l *Log) Close() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !l.started {
+		l.started = true
+		l.closeSpools()
+	}
+	return nil
+}
 
-// Run delivers records until ctx ends; then it takes no more, delivers what is
-// pending within Options.FlushTimeout and returns. It is called once. It
+// closeSpools needs the lock; no goroutine uses a spool any more.
+func (l *Log) closeSpools() {
+	for _, s := range l.found {
+		s.close()
+	}
+	for _, p := range l.all {
+		if p.spool != nil {
+			p.spool.close()
+		}
+	}
+	l.spools.close()
+}
+
+// Ledger returns where all records are, at one moment.
+func (l *Log) Ledger() Ledger {
+	now := l.book.snapshot()
+	now.SpooledBytes, now.SpoolOldest = l.spools.usage(), l.spoolOldest()
+	return now
+}
+
+// Run delivers records until ctx ends; then it takes no more, delivers or spools
+// what is pending within Options.FlushTimeout and returns. It is called once. It
 // returns nil even if records had to be dropped: they are counted and logged.
 func (l *Log) Run(ctx context.Context) error {
 	l.mu.Lock()
@@ -92,26 +131,62 @@ func (l *Log) Run(ctx context.Context) error {
 	l.started = true
 	l.mu.Unlock()
 	if again {
-		return errors.New("recordlog: Run was called twice")
+		return errors.New("recordlog: Run was called twice, or after Close")
 	}
 
 	group := lifecycle.NewGroup(context.WithoutCancel(ctx)) // outlives ctx by the flush
+	l.repartition(group.Context(), group, l.spools.known())
 	group.Go("metadata", func(ctx context.Context) error {
 		l.watchCluster(ctx, group)
 		return nil
 	})
+	group.Go("spool", func(ctx context.Context) error {
+		l.watchSpools(ctx, group)
+		return nil
+	})
 	<-ctx.Done()
 	l.stop()
-	patience := time.NewTimer(l.opts.FlushTimeout)
-	defer patience.Stop()
-	select {
-	case <-l.book.drained():
-	case <-patience.C:
-	}
+	l.flush(group)
 	group.Stop()
 	err := group.Wait()
 	l.dropRest()
 	return err
+}
+
+// spoolGrace is what the disk gets to take what Kafka did not within FlushTimeout.
+const spoolGrace = 5 * time.Second
+
+// flush waits until nothing is pending, FlushTimeout at most; then what is left
+// goes to the disk. Batches from the spool that are being sent get a moment for
+// their answer, so that they are not sent again after the next start.
+func (l *Log) flush(group *lifecycle.Group) {
+	drained := l.book.drained()
+	if !closedWithin(drained, l.opts.FlushTimeout) && l.spools != nil {
+		l.spoolAll(group)
+		closedWithin(drained, spoolGrace)
+	}
+	if l.spools == nil {
+		return
+	}
+	idle := make(chan struct{})
+	group.Go("senders' end", func(context.Context) error {
+		l.senders.Wait()
+		close(idle)
+		return nil
+	})
+	closedWithin(idle, min(l.opts.RequestTimeout, hangingAfter))
+}
+
+// closedWithin waits for c to be closed, for at most d.
+func closedWithin(c <-chan struct{}, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-c:
+		return true
+	case <-timer.C:
+		return false
+	}
 }
 
 // stop makes Append refuse from now on and senders hurry.
@@ -122,7 +197,8 @@ func (l *Log) stop() {
 	l.end()
 }
 
-// dropRest counts and reports what could not be delivered. No sender runs any more.
+// dropRest counts and reports what could not be delivered, and closes the
+// spool. No goroutine runs any more.
 func (l *Log) dropRest() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -130,15 +206,22 @@ func (l *Log) dropRest() {
 	for _, p := range l.all {
 		for _, b := range p.drain() {
 			records += b.count
-			l.room.Release(b.charge)
+			l.room.give(b)
 			l.book.dropped(b, DropShutdown)
 		}
 	}
 	if records > 0 {
-		l.logger.Error("records lost at shutdown: kafka did not take them in time",
+		l.logger.Error("records lost at shutdown: neither kafka nor the spool took them in time",
 			"records", records, "flush_timeout", l.opts.FlushTimeout, "last_error", l.health.status().LastError)
 	}
+	if left := l.book.snapshot().Spooled; left > 0 {
+		l.logger.Info("records stay in the spool for the next start", "records", left, "bytes", l.spools.usage())
+	}
+	l.closeSpools()
 }
+
+// errEnding is why Append refuses at the end.
+func errEnding() error { return fleet.ErrClosed }
 
 // Append hands over the records of one message: the value of each is the record
 // followed by suffix. The slices are the caller's again when it returns. It
@@ -151,7 +234,7 @@ func (l *Log) Append(ctx context.Context, key string, records [][]byte, suffix [
 	if n := l.refuseLarge(key, records, len(suffix)); n == len(records) {
 		return nil
 	}
-	// A message is taken as a whole unless it is a large part of all the room.
+	// A message is taken as a whole unless it is more than one agent's share.
 	for len(records) > 0 {
 		n, taken, charge := l.piece(key, records, len(suffix))
 		if err := l.take(ctx, key, records[:n], suffix, taken, charge); err != nil {
@@ -170,7 +253,7 @@ func (l *Log) Append(ctx context.Context, key string, records [][]byte, suffix [
 
 // piece measures how many records of a message are taken at once.
 func (l *Log) piece(key string, records [][]byte, suffixLen int) (n, taken int, charge int64) {
-	return l.measure(key, records, suffixLen, l.opts.MaxPendingBytes/4)
+	return l.measure(key, records, suffixLen, l.room.piece())
 }
 
 // measure counts the leading records that fit into limit (at least one; 0 means
@@ -190,48 +273,44 @@ func (l *Log) measure(key string, records [][]byte, suffixLen int, limit int64) 
 	return n, taken, charge
 }
 
-func (l *Log) tooLarge(charge int64) bool { return charge > int64(l.opts.MaxRecordBytes) }
+func (l *Log) tooLarge(charge int64) bool { return charge > l.limits.record.Load() }
 
 // take waits for room and puts the records.
 func (l *Log) take(ctx context.Context, key string, records [][]byte, suffix []byte, taken int, charge int64) error {
 	if taken == 0 {
 		return nil
 	}
-	if err := l.waitForRoom(ctx, charge); err != nil {
+	hash := hashOf(key)
+	slot := slotOf(hash)
+	fair := l.limits.learnt.Load() // until then all of it is held, and nothing moves
+	if err := l.waitForRoom(ctx, slot, fair, charge); err != nil {
 		return err
 	}
 	l.mu.RLock()
 	defer l.mu.RUnlock()
 	if l.stopped {
-		l.room.Release(charge)
-		return fmt.Errorf("appending records: %w", fleet.ErrClosed)
+		l.room.all.Release(charge)
+		if fair {
+			l.room.giveShare(slot, charge)
+		}
+		return fmt.Errorf("appending records: %w", errEnding())
 	}
 	l.book.received(taken, charge)
-	l.route(key).put(time.Now(), key, records, suffix)
+	s := share{slot: slot}
+	if fair {
+		s.bytes = int32(charge)
+	}
+	l.route(hash).put(time.Now(), key, records, suffix, s)
 	return nil
 }
 
-// waitForRoom takes charge bytes of the room.
-func (l *Log) waitForRoom(ctx context.Context, charge int64) error {
-	if l.room.TryAcquire(charge) {
-		return nil
-	}
-	l.metrics.waits.Inc()
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	defer context.AfterFunc(l.ending, func() { cancel(fleet.ErrClosed) })()
-	if err := l.room.Acquire(ctx, charge); err != nil {
-		return fmt.Errorf("waiting for room in the record log: %w", context.Cause(ctx))
-	}
-	return nil
-}
-
-// route returns where a key's records belong now. It needs the lock for reading.
-func (l *Log) route(key string) *partition {
+// route returns where the records of a key with that hash belong now. It needs
+// the lock for reading.
+func (l *Log) route(hash uint32) *partition {
 	if len(l.parts) == 0 {
 		return l.held
 	}
-	return l.parts[partitionOf(key, len(l.parts))]
+	return l.parts[partitionOfHash(hash, len(l.parts))]
 }
 
 // refuseLarge counts the records that are too large and returns their number.
@@ -252,8 +331,8 @@ func (l *Log) refuseLarge(key string, records [][]byte, suffixLen int) int {
 
 // reportLarge logs refused records, once an hour for each key.
 func (l *Log) reportLarge(key string, records int, bytes int64) {
-	if l.tooBig.allow(key, time.Now()) {
+	if l.limits.reported.allow(key, time.Now()) {
 		l.logger.Warn("record refused: larger than kafka takes; raise message.max.bytes if such records are wanted",
-			"agent_id", key, "records", records, "bytes", bytes, "max_record_bytes", l.opts.MaxRecordBytes)
+			"agent_id", key, "records", records, "bytes", bytes, "max_record_bytes", l.limits.record.Load())
 	}
 }

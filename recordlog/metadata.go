@@ -131,7 +131,9 @@ func (l *Log) refresh(ctx context.Context, c *conn, group *lifecycle.Group) (*co
 	}
 	l.cluster.Store(seen)
 	l.health.learnt(seen.brokers, len(seen.leaders))
+	l.spools.note(len(seen.leaders))
 	l.repartition(ctx, group, len(seen.leaders))
+	l.moveOrphans(ctx, group)
 	return c, nil
 }
 
@@ -225,13 +227,13 @@ func (l *Log) createWith(ctx context.Context, c *conn, replicas int16) error {
 	return codeError(r.Topics[0].ErrorCode)
 }
 
-// repartition makes the number of partitions n. Records that were held for want
-// of it move to their partitions before any new record gets there.
+// repartition makes the number of partitions n; 0 is not known yet. Records that
+// were held for want of it move to their partitions before any new record gets there.
 func (l *Log) repartition(ctx context.Context, group *lifecycle.Group, n int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	old := len(l.parts)
-	if n == old || ctx.Err() != nil {
+	if n == old || n == 0 || ctx.Err() != nil {
 		return
 	}
 	l.logger.Info("partition count learnt", "topic", l.opts.Topic, "partitions", n, "before", old)
@@ -239,18 +241,55 @@ func (l *Log) repartition(ctx context.Context, group *lifecycle.Group, n int) {
 	for i := old; i < n; i++ {
 		p := newPartition(l, i)
 		parts = append(parts, p)
-		l.all = append(l.all, p)
-		group.Go("partition "+strconv.Itoa(i), func(ctx context.Context) error {
-			p.run(ctx)
-			return nil
-		})
+		if s := l.found[i]; s != nil {
+			delete(l.found, i)
+			p.startWriter(s, true, group)
+		}
+		l.startSender(p, group)
 	}
 	retired := l.parts[min(n, old):]
 	l.parts = parts
+	l.limits.learnt.Store(true)
 	for _, p := range retired {
 		p.retire()
 	}
-	l.moveAll(l.held.drain())
+	l.moveAll(l.held.drain(), nil)
+}
+
+// startSender adds a partition. It needs the lock.
+func (l *Log) startSender(p *partition, group *lifecycle.Group) {
+	l.all = append(l.all, p)
+	counted := !l.stopped // else somebody waits for them already
+	if counted {
+		l.senders.Add(1)
+	}
+	group.Go("partition "+strconv.Itoa(p.id), func(ctx context.Context) error {
+		if counted {
+			defer l.senders.Done()
+		}
+		p.run(ctx)
+		if p.isRetired() {
+			p.moveAway(ctx)
+		}
+		return nil
+	})
+}
+
+// moveOrphans has the spools of partitions that the topic does not have any more
+// moved. The count of partitions comes from Kafka.
+func (l *Log) moveOrphans(ctx context.Context, group *lifecycle.Group) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for id, s := range l.found {
+		if ctx.Err() != nil {
+			return
+		}
+		delete(l.found, id)
+		p := newPartition(l, id)
+		p.retired = true
+		p.startWriter(s, true, group) // it ends at once
+		l.startSender(p, group)
+	}
 }
 
 // reroute puts the batches of a partition that is gone where their keys belong now.
@@ -259,19 +298,24 @@ func (l *Log) reroute(batches []*batch) {
 		if b.uncertain {
 			l.book.possiblyDoubled(b.count)
 		}
+		l.room.giveShares(b)
 	}
 	l.mu.RLock()
 	defer l.mu.RUnlock()
-	l.moveAll(batches)
+	l.moveAll(batches, nil)
 }
 
 // moveAll puts the records of batches into the partitions of their keys, in
-// order. It needs the lock, for reading at least.
-func (l *Log) moveAll(batches []*batch) {
+// order; t, if there is one, is told when they are settled. It needs the lock,
+// for reading at least.
+func (l *Log) moveAll(batches []*batch, t *ticket) {
 	for i, b := range batches {
 		b.each(func(ms int64, key, value []byte) {
-			l.parts[partitionOf(key, len(l.parts))].putAgain(b, ms, key, value)
+			l.parts[partitionOf(key, len(l.parts))].putAgain(b, ms, key, value, t)
 		})
+		for _, before := range b.moves { // moved once more: who waited for it waits no longer
+			before.leave()
+		}
 		batches[i] = nil
 		b.reset()
 		l.spare.Put(b)

@@ -19,6 +19,41 @@ type metrics struct {
 	latency prometheus.Histogram
 	retries *prometheus.CounterVec
 	waits   prometheus.Counter
+	// delivery is what an agent's operator cares about: how old records are when
+	// Kafka has them.
+	delivery prometheus.Histogram
+	spool    spoolMetrics
+}
+
+// spoolMetrics are those of the spool that are not read from the ledger.
+type spoolMetrics struct {
+	syncs    prometheus.Counter
+	errors   prometheus.Counter
+	syncTime prometheus.Histogram
+}
+
+// synced notes one write and sync.
+func (m *spoolMetrics) synced(took time.Duration) {
+	m.syncs.Inc()
+	m.syncTime.Observe(took.Seconds())
+}
+
+func newSpoolMetrics() spoolMetrics {
+	return spoolMetrics{
+		syncs: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "muster_recordlog_spool_syncs_total",
+			Help: "Writes to the spool that were synced to disk.",
+		}),
+		errors: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "muster_recordlog_spool_errors_total",
+			Help: "Writes that the spool's disk or limit refused, and other trouble with its files.",
+		}),
+		syncTime: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name:    "muster_recordlog_spool_sync_seconds",
+			Help:    "How long a write to the spool and its sync took.",
+			Buckets: prometheus.ExponentialBuckets(0.0005, 2, 14),
+		}),
+	}
 }
 
 func newMetrics(reg prometheus.Registerer, l *Log) (*metrics, error) {
@@ -49,11 +84,20 @@ func newMetrics(reg prometheus.Registerer, l *Log) (*metrics, error) {
 			Name: "muster_recordlog_append_waits_total",
 			Help: "Messages that had to wait for room in memory.",
 		}),
+		delivery: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name:    "muster_recordlog_delivery_seconds",
+			Help:    "From Append to Kafka's acknowledgement, of the oldest record of each batch.",
+			Buckets: prometheus.ExponentialBuckets(0.005, 2, 20),
+		}),
+		spool: newSpoolMetrics(),
 	}
 	for _, reason := range retryReasons {
 		m.retries.WithLabelValues(reason)
 	}
-	for _, c := range []prometheus.Collector{m.bytes, m.batches, m.records, m.latency, m.retries, m.waits, newCollector(l)} {
+	for _, c := range []prometheus.Collector{
+		m.bytes, m.batches, m.records, m.latency, m.retries, m.waits,
+		m.delivery, m.spool.syncs, m.spool.errors, m.spool.syncTime, newCollector(l),
+	} {
 		if err := reg.Register(c); err != nil {
 			return nil, fmt.Errorf("recordlog: Registerer: %w", err)
 		}
@@ -75,7 +119,8 @@ type collector struct {
 
 	received, delivered, refused, dropped *prometheus.Desc
 	pending, spooled, pendingBytes        *prometheus.Desc
-	doubles, up, partitions               *prometheus.Desc
+	doubles, up, partitions, recovered    *prometheus.Desc
+	spoolBytes, spoolLimit, spoolAge      *prometheus.Desc
 }
 
 func newCollector(l *Log) *collector {
@@ -93,6 +138,10 @@ func newCollector(l *Log) *collector {
 		pendingBytes: desc("pending_bytes", "Memory bound taken by pending records."),
 		doubles:      desc("possible_duplicate_records_total", "Records sent again under another producer ID after an attempt without an answer."),
 		up:           desc("kafka_up", "1 while Kafka takes records."),
+		recovered:    desc("recovered_records_total", "Records that an earlier process had left in the spool; they count as received."),
+		spoolBytes:   desc("spool_bytes", "Disk that the spool takes."),
+		spoolLimit:   desc("spool_limit_bytes", "Disk that the spool may take, 0 without one."),
+		spoolAge:     desc("spool_age_seconds", "Age of the oldest spooled record, 0 if there is none."),
 		partitions:   desc("partitions", "Partitions of the topic, 0 until learnt."),
 	}
 }
@@ -102,6 +151,7 @@ func (c *collector) Describe(out chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
 		c.received, c.delivered, c.refused, c.dropped, c.pending,
 		c.spooled, c.pendingBytes, c.doubles, c.up, c.partitions,
+		c.recovered, c.spoolBytes, c.spoolLimit, c.spoolAge,
 	} {
 		out <- d
 	}
@@ -126,6 +176,14 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 	gauge(c.pending, float64(l.Pending))
 	gauge(c.spooled, float64(l.Spooled))
 	gauge(c.pendingBytes, float64(l.PendingBytes))
+	counter(c.recovered, l.Recovered)
+	gauge(c.spoolBytes, float64(l.SpooledBytes))
+	gauge(c.spoolLimit, float64(c.log.spools.maxBytes()))
+	age := 0.0
+	if !l.SpoolOldest.IsZero() {
+		age = max(0, time.Since(l.SpoolOldest).Seconds())
+	}
+	gauge(c.spoolAge, age)
 	gauge(c.partitions, float64(s.Partitions))
 	up := 0.0
 	if s.Up {

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"path/filepath"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -23,6 +24,7 @@ const (
 	// DefaultMaxRecordBytes is Kafka's default message.max.bytes less room for
 	// the batch's header and a margin.
 	DefaultMaxRecordBytes = 1<<20 - 4<<10
+	DefaultSpoolMaxBytes  = 4 << 30
 	DefaultFlushTimeout   = 10 * time.Second
 	DefaultRequestTimeout = 10 * time.Second
 )
@@ -77,15 +79,30 @@ type Options struct {
 	// MaxPendingBytes bounds the records that are held in memory, each counted
 	// with its key and 32 bytes of framing. Append waits when it is reached.
 	MaxPendingBytes int64
-	// MaxRecordBytes bounds one record with its key and framing; it belongs a
-	// little under the brokers' message.max.bytes.
+	// MaxRecordBytes bounds one record with its key and framing. Zero means what
+	// the topic's max.message.bytes allows, and DefaultMaxRecordBytes until that
+	// is learnt.
 	MaxRecordBytes int
+
+	SpoolOptions
 
 	FlushTimeout   time.Duration // at the end, for what is still pending
 	RequestTimeout time.Duration // of each dial and each request to a broker
 
 	Logger     *slog.Logger
 	Registerer prometheus.Registerer
+}
+
+// SpoolOptions say where records go while Kafka is away.
+type SpoolOptions struct {
+	// SpoolDir belongs to one process at a time and is made if it is not there.
+	// Empty: records are held in memory only.
+	SpoolDir string
+	// SpoolMaxBytes bounds all files of the spool.
+	SpoolMaxBytes int64
+
+	spoolDisk spoolDisk // tests have it fail; default: the real one
+	bootID    [16]byte  // of the machine
 }
 
 // withDefaults returns a copy in which nothing optional is zero.
@@ -95,6 +112,9 @@ func (o Options) withDefaults() Options {
 	setDefault(&o.Compression, CompressionNone)
 	setDefault(&o.MaxPendingBytes, DefaultMaxPendingBytes)
 	setDefault(&o.MaxRecordBytes, DefaultMaxRecordBytes)
+	setDefault(&o.SpoolMaxBytes, DefaultSpoolMaxBytes)
+	setDefault(&o.spoolDisk, spoolDisk(osDisk{}))
+	setDefault(&o.bootID, machineBoot())
 	setDefault(&o.FlushTimeout, DefaultFlushTimeout)
 	setDefault(&o.RequestTimeout, DefaultRequestTimeout)
 	if o.Dial == nil {
@@ -137,6 +157,10 @@ func (o *Options) validate() error {
 		return fmt.Errorf("recordlog: MaxRecordBytes: %d is below 1024", o.MaxRecordBytes)
 	case o.MaxPendingBytes < int64(o.MaxRecordBytes):
 		return fmt.Errorf("recordlog: MaxPendingBytes: %d is below MaxRecordBytes (%d)", o.MaxPendingBytes, o.MaxRecordBytes)
+	case o.SpoolMaxBytes < 0 || o.SpoolDir != "" && o.SpoolMaxBytes < minSpoolBytes:
+		return fmt.Errorf("recordlog: SpoolMaxBytes: %d is below %d", o.SpoolMaxBytes, minSpoolBytes)
+	case o.SpoolDir != "" && !filepath.IsLocal(o.Topic):
+		return fmt.Errorf("recordlog: Topic: %q is no name of a topic", o.Topic)
 	case o.FlushTimeout < 0 || o.RequestTimeout < 0:
 		return errors.New("recordlog: FlushTimeout and RequestTimeout must not be negative")
 	case o.Logger == nil:

@@ -5,37 +5,68 @@ package recordlog
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"time"
 )
 
 // partition holds the records of one partition of the topic in the order in
-// which they came, and sends them from one goroutine, a batch at a time.
+// which they came, and sends them from one goroutine, a batch at a time. While
+// it spools, see spooling.go, another goroutine brings them to disk instead, and
+// the sender reads them there.
 type partition struct {
 	log *Log
 	id  int
-	// wake is told that there is a first record, a full batch, or a retirement.
-	wake chan struct{}
+	// wake is told that there is a first record, a full batch, something on disk,
+	// or a retirement; spill tells the spool's writer that there is work.
+	wake, spill chan struct{}
 
 	mu      sync.Mutex
 	sealed  []*batch // full, oldest first
 	open    *batch   // being filled; nil if empty
 	retired bool     // the topic no longer has this partition
+	flight  flight
+	fault   fault
+	spooling
 
-	// The sender's own.
+	sender
+}
+
+// sender is what only a partition's sender touches.
+type sender struct {
 	conn       *conn
 	producer   producer
 	compressor compressor
 	scratch    []byte
+	replay     []*batch // of the spool, read and not settled, in order
+}
+
+// flight is the batch that the sender tries to deliver.
+type flight struct {
+	batch *batch
+	wire  []byte          // what is sent; nil until it is made. Only the header changes.
+	head  [recordsAt]byte // the header, unstamped
+	// sent says that the broker may have the batch.
+	sent bool
+	// copied is there while the spool's writer copies the batch, and closed when
+	// it has; until then the sender leaves the batch as it is.
+	copied chan struct{}
+}
+
+// fault tells since when deliveries fail.
+type fault struct {
+	since  time.Time // of the first failure in a row; zero if the last attempt was good
+	trying time.Time // when the attempt in progress began; zero between attempts
 }
 
 func newPartition(l *Log, id int) *partition {
 	c, _ := newCompressor(l.opts.Compression) // validated by New
-	return &partition{log: l, id: id, wake: make(chan struct{}, 1), compressor: c}
+	return &partition{log: l, id: id, wake: make(chan struct{}, 1), spill: make(chan struct{}, 1), sender: sender{compressor: c}}
 }
 
-// put encodes records, all but those that are too large.
-func (p *partition) put(now time.Time, key string, records [][]byte, suffix []byte) {
+// put encodes records, all but those that are too large, and notes whose share
+// of the room they are.
+func (p *partition) put(now time.Time, key string, records [][]byte, suffix []byte, of share) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for _, r := range records {
@@ -44,10 +75,13 @@ func (p *partition) put(now time.Time, key string, records [][]byte, suffix []by
 			p.fillable(charge).add(now, key, r, suffix)
 		}
 	}
+	if of.bytes > 0 {
+		p.open.shares = append(p.open.shares, of)
+	}
 }
 
-// putAgain takes over the records of a batch of another partition that belong here.
-func (p *partition) putAgain(from *batch, ms int64, key, value []byte) {
+// putAgain takes over a record of a batch of another partition that belongs here.
+func (p *partition) putAgain(from *batch, ms int64, key, value []byte, t *ticket) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	b := p.fillable(recordCharge(len(key), len(value)))
@@ -55,12 +89,16 @@ func (p *partition) putAgain(from *batch, ms int64, key, value []byte) {
 		b.opened = from.opened
 	}
 	appendRecord(b, ms, key, value, nil)
+	if t != nil && !slices.Contains(b.moves, t) {
+		t.left.Add(1)
+		b.moves = append(b.moves, t)
+	}
 }
 
 // fillable returns the open batch, a new one if the old has no room for a
 // record of that charge. It needs the lock.
 func (p *partition) fillable(charge int64) *batch {
-	if p.open != nil && int64(len(p.open.buf))+charge > batchBytes {
+	if p.open != nil && int64(len(p.open.buf))+charge > p.log.limits.batch.Load() {
 		p.sealed = append(p.sealed, p.open)
 		p.open = nil
 		p.signal()
@@ -91,9 +129,18 @@ func (p *partition) recycle(b *batch) {
 	p.log.spare.Put(b)
 }
 
+// signal tells whoever takes batches now. It needs the lock.
 func (p *partition) signal() {
+	if p.spool != nil {
+		notify(p.spill)
+		return
+	}
+	notify(p.wake)
+}
+
+func notify(c chan struct{}) {
 	select {
-	case p.wake <- struct{}{}:
+	case c <- struct{}{}:
 	default:
 	}
 }
@@ -108,6 +155,7 @@ func (p *partition) next(now time.Time, patience time.Duration) (b *batch, wait 
 		b = p.sealed[0]
 		p.sealed[0] = nil
 		p.sealed = p.sealed[1:]
+		p.flight = flight{batch: b}
 		return b, 0
 	}
 	if p.open == nil {
@@ -117,6 +165,7 @@ func (p *partition) next(now time.Time, patience time.Duration) (b *batch, wait 
 		return nil, patience - max(age, 0)
 	}
 	b, p.open = p.open, nil
+	p.flight = flight{batch: b}
 	return b, 0
 }
 
@@ -143,7 +192,8 @@ func (p *partition) retire() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.retired = true
-	p.signal()
+	notify(p.wake)
+	notify(p.spill)
 }
 
 func (p *partition) isRetired() bool {
@@ -153,20 +203,17 @@ func (p *partition) isRetired() bool {
 }
 
 // run sends batches until ctx ends or the partition is gone. Towards the
-// Log's end it no longer waits for batches to fill.
+// Log's end it no longer waits for batches to fill, and ends when there are none.
 func (p *partition) run(ctx context.Context) {
 	defer func() {
 		p.conn.close()
 		p.log.health.partitionOK(p.id)
-		if p.isRetired() {
-			p.log.reroute(p.drain())
-		}
 	}()
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
 	ending, patience := p.log.ending.Done(), linger
 	for ctx.Err() == nil && !p.isRetired() {
-		b, wait := p.next(time.Now(), patience)
+		b, wait := p.toSend(patience)
 		if b != nil {
 			p.deliver(ctx, b)
 			continue
@@ -175,6 +222,8 @@ func (p *partition) run(ctx context.Context) {
 		if wait > 0 {
 			timer.Reset(wait)
 			full = timer.C
+		} else if ending == nil && p.finished() {
+			return
 		}
 		select {
 		case <-p.wake:
@@ -189,12 +238,13 @@ func (p *partition) run(ctx context.Context) {
 // deliver sends b until it is settled, ctx ends or the partition is gone; then
 // it gives b back.
 func (p *partition) deliver(ctx context.Context, b *batch) {
-	var wire []byte
-	wire, p.scratch = p.compressor.wireOf(b, p.scratch)
+	wire := p.takeOff(b)
 	for failures := 0; ; {
+		p.tries(true)
 		err := p.send(ctx, b, wire)
+		p.tries(false)
 		if ctx.Err() != nil && err != nil {
-			p.giveBack(b)
+			p.giveUp(b)
 			return
 		}
 		switch o := judge(err); {
@@ -207,38 +257,159 @@ func (p *partition) deliver(ctx context.Context, b *batch) {
 		default:
 			p.recover(b, o)
 			failures++
+			p.fails(b)
 			p.log.failed(p.id, failures, err, o)
 		}
 		if !p.pause(ctx, failures) {
-			p.giveBack(b)
+			p.giveUp(b)
 			return
 		}
+	}
+}
+
+// takeOff makes b's wire form and lets the spool's writer see it.
+func (p *partition) takeOff(b *batch) []byte {
+	if b.wire != nil {
+		return b.wire // of the spool
+	}
+	var wire []byte
+	wire, p.scratch = p.compressor.wireOf(b, p.scratch)
+	if b.spooled {
+		return wire
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.flight.wire = wire
+	copy(p.flight.head[:], wire)
+	if p.spool != nil {
+		notify(p.spill)
+	}
+	return wire
+}
+
+// tries notes that an attempt begins or ends.
+func (p *partition) tries(begins bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.fault.trying = time.Time{}
+	if begins {
+		p.fault.trying = time.Now()
+	}
+}
+
+// sends notes, before b is sent, that the broker may have it from now on: a
+// crash later it counts as a possible duplicate.
+func (p *partition) sends(b *batch) {
+	p.mu.Lock()
+	p.awaitCopy()
+	s := p.spool
+	if !b.spooled {
+		s = nil
+		p.flight.sent = true
+	}
+	p.mu.Unlock()
+	if s != nil {
+		s.sending()
+	}
+}
+
+// awaitCopy waits until the spool's writer does not read the batch in flight. It
+// needs the lock, and gives it up meanwhile.
+func (p *partition) awaitCopy() {
+	for p.flight.copied != nil {
+		copied := p.flight.copied
+		p.mu.Unlock()
+		<-copied
+		p.mu.Lock()
+	}
+}
+
+// fails notes a failed attempt to send b.
+func (p *partition) fails(b *batch) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.flight.sent = b.uncertain
+	if p.fault.since.IsZero() {
+		p.fault.since = time.Now()
+	}
+	if p.hold { // what cannot be delivered goes to disk
+		p.hold = false
+		notify(p.spill)
+	}
+}
+
+// land ends b's flight. From then on b is the sender's alone.
+func (p *partition) land(delivered bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.awaitCopy()
+	p.flight = flight{}
+	if delivered {
+		p.fault.since = time.Time{}
+	}
+}
+
+// giveUp ends the attempts to send b, which stays where it is on disk or goes
+// back into memory.
+func (p *partition) giveUp(b *batch) {
+	p.land(false)
+	if !b.spooled {
+		p.giveBack(b)
+		return
+	}
+	if b.uncertain && p.isRetired() {
+		p.log.book.possiblyDoubled(b.count)
 	}
 }
 
 // settle enters b as delivered.
 func (p *partition) settle(b *batch) {
 	l := p.log
+	p.land(true)
 	p.producer.advance(b.count)
+	l.metrics.delivery.Observe(time.Since(b.opened).Seconds())
 	l.book.delivered(b)
-	l.room.Release(b.charge)
 	l.health.partitionOK(p.id)
+	p.settled(b)
+}
+
+// settled gives back what b took, once it is entered elsewhere.
+func (p *partition) settled(b *batch) {
+	for _, t := range b.moves {
+		t.leave()
+	}
+	if b.spooled {
+		if len(p.replay) == 0 {
+			p.spool.settle() // the sender's own while there is one
+		}
+		return
+	}
+	p.log.room.give(b)
 	p.recycle(b)
 }
 
 // tooLarge halves a batch that the broker finds too large; a single record is refused.
 func (p *partition) tooLarge(b *batch) {
 	l := p.log
+	p.land(true)
 	l.metrics.retries.WithLabelValues(reasonTooLarge).Inc()
-	if b.count > 1 {
+	if err := b.unpack(); err != nil {
+		p.unreadable(b, err)
+		return
+	}
+	switch {
+	case b.count > 1 && b.spooled:
+		first, second := b.split()
+		p.replay = append([]*batch{first, second}, p.replay...)
+		return
+	case b.count > 1:
 		first, second := b.split()
 		p.giveBack(first, second)
 		return
 	}
 	b.each(func(_ int64, key, _ []byte) { l.reportLarge(string(key), 1, b.charge) })
 	l.book.refused(b)
-	l.room.Release(b.charge)
-	p.recycle(b)
+	p.settled(b)
 }
 
 // recover prepares the next attempt after an error.
@@ -261,7 +432,7 @@ func (p *partition) recover(b *batch, o outcome) {
 func (p *partition) pause(ctx context.Context, failures int) bool {
 	timer := time.NewTimer(backoff(failures))
 	defer timer.Stop()
-	for !p.isRetired() {
+	for !p.isRetired() && !p.finished() {
 		select {
 		case <-timer.C:
 			return true

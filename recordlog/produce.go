@@ -58,6 +58,7 @@ func (p *partition) send(ctx context.Context, b *batch, wire []byte) error {
 			return &unsentError{err}
 		}
 	}
+	p.sends(b)
 	p.producer.stamp(wire)
 	start := time.Now()
 	if err := p.produce(ctx, wire); err != nil {

@@ -247,6 +247,12 @@ func ledgerLine(l apiv1.Ledger) string {
 	if len(dropped) > 0 {
 		line += " (" + strings.Join(dropped, ", ") + ")"
 	}
+	if l.SpooledBytes > 0 {
+		line += fmt.Sprintf("; the spool takes %d MiB of disk", (l.SpooledBytes+1<<20-1)>>20)
+	}
+	if l.Recovered > 0 {
+		line += fmt.Sprintf("; %s of the received were found in it at the start", count(l.Recovered))
+	}
 	return line
 }
 

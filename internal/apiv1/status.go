@@ -69,6 +69,9 @@ type Ledger struct {
 	Spooled   uint64            `json:"spooled" description:"On this node's disk."`
 	Refused   uint64            `json:"refused" description:"Larger than Kafka takes: not delivered."`
 	Dropped   map[string]uint64 `json:"dropped" description:"Lost, by reason."`
+	Recovered uint64            `json:"recovered" description:"Of those received: found in the spool at the start."`
+	// SpooledBytes is disk.
+	SpooledBytes int64 `json:"spooled_bytes" description:"Disk that the spool takes."`
 }
 
 // Kafka is the state of the node's way to Kafka.

@@ -1,0 +1,448 @@
+// SPDX-FileCopyrightText: The Muster Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package recordlog
+
+import (
+	"context"
+	"strconv"
+	"time"
+
+	"muster/internal/lifecycle"
+)
+
+const (
+	// failingAfter is how long deliveries fail before a partition spools.
+	failingAfter = time.Second
+	// hangingAfter is how long an attempt may be without an answer before that.
+	hangingAfter = 2 * time.Second
+	// lookEvery is how often that is looked at.
+	lookEvery = 250 * time.Millisecond
+	// spoolLinger is how long a record waits in memory for others before it is
+	// written to disk, unless a batch is full.
+	spoolLinger = 50 * time.Millisecond
+	// spoolRetry is the pause after the disk took nothing.
+	spoolRetry = time.Second
+	// writeBytes is about how much is written with one sync.
+	writeBytes = 2 * batchBytes
+	// mergeBelow is the size under which entries are put together when they are
+	// sent: slow brokers take many records at once as fast as a few.
+	mergeBelow = batchBytes / 4
+)
+
+// spooling is the state of a partition whose records go to disk. The partition's
+// lock guards it, but only the sender sets spool to nil again.
+type spooling struct {
+	spool   *spoolLog // nil: records go to Kafka directly
+	writing bool      // the writer has batches
+	hold    bool      // the writer is to take no more: the disk is about to be empty
+	// written is closed when the writer has ended.
+	written chan struct{}
+}
+
+// watchSpools looks which partitions have to spool, and whether anything moves.
+func (l *Log) watchSpools(ctx context.Context, group *lifecycle.Group) {
+	ticker := time.NewTicker(lookEvery)
+	defer ticker.Stop()
+	ending := l.ending.Done()
+	for {
+		select {
+		case <-ticker.C:
+		case <-ending: // what fails is spooled at once
+			ending = nil
+		case <-ctx.Done():
+			return
+		}
+		s := l.Status()
+		l.room.stuck(!s.Up && (l.spools == nil || s.SpoolError != ""))
+		if l.spools == nil {
+			continue
+		}
+		half := l.book.pendingBytes() > l.opts.MaxPendingBytes/2
+		l.mu.RLock()
+		for _, p := range l.all {
+			if p.mustSpool(time.Now(), half, ending == nil) {
+				p.beginSpool(group)
+			}
+		}
+		l.mu.RUnlock()
+	}
+}
+
+// spoolAll has every partition spool that has something in memory.
+func (l *Log) spoolAll(group *lifecycle.Group) {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	for _, p := range l.all {
+		if p.id >= 0 && p.holds() {
+			p.beginSpool(group)
+		}
+	}
+}
+
+// mustSpool judges whether records have to go to disk: deliveries fail, and not
+// only for a moment. A broker that answers slowly is no reason.
+func (p *partition) mustSpool(now time.Time, halfFull, ending bool) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	fails := !p.fault.since.IsZero()
+	hangs := !p.fault.trying.IsZero() && now.Sub(p.fault.trying) > hangingAfter
+	if p.hold && hangs {
+		p.hold = false
+		notify(p.spill)
+	}
+	if p.spool != nil || p.retired || p.id < 0 || p.flight.batch == nil {
+		return false
+	}
+	return hangs || fails && (halfFull || ending || now.Sub(p.fault.since) > failingAfter)
+}
+
+// holds tells whether records are in memory.
+func (p *partition) holds() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.flight.batch != nil && !p.flight.batch.spooled || len(p.sealed) > 0 || p.open != nil
+}
+
+// beginSpool starts the writer, unless there is one.
+func (p *partition) beginSpool(group *lifecycle.Group) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.spool == nil && !p.retired {
+		p.startWriter(newSpoolLog(p.log.spools, p.log.spools.partitionDir(p.id)), false, group)
+	}
+}
+
+// startWriter has the partition spool to s, which an earlier process may have
+// left. It needs the lock, or a partition that nobody else knows yet.
+func (p *partition) startWriter(s *spoolLog, found bool, group *lifecycle.Group) {
+	p.spooling = spooling{spool: s, written: make(chan struct{})}
+	done := p.written
+	group.Go("spool of partition "+strconv.Itoa(p.id), func(ctx context.Context) error {
+		defer close(done)
+		p.log.spools.begins(found)
+		if p.writeSpool(ctx, s) {
+			p.log.spools.ends()
+		}
+		return nil
+	})
+	notify(p.spill)
+	notify(p.wake)
+}
+
+// writeSpool brings the partition's records to disk until it no longer spools;
+// then it returns true. It also ends when ctx does or the partition is gone.
+func (p *partition) writeSpool(ctx context.Context, s *spoolLog) (drained bool) {
+	c, _ := newCompressor(p.log.opts.Compression)
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	ending, patience := p.log.ending.Done(), spoolLinger
+	for {
+		bs, wait, on := p.toWrite(s, time.Now(), patience)
+		if !on {
+			return !p.isRetired()
+		}
+		if len(bs) > 0 {
+			err := s.append(p.writesOf(bs, c))
+			p.log.spools.wrote(err)
+			p.wroteSpool(bs, err)
+			if err == nil {
+				continue
+			}
+			wait = spoolRetry
+		}
+		var due <-chan time.Time
+		if wait > 0 {
+			timer.Reset(wait)
+			due = timer.C
+		}
+		spill := p.spill
+		if wait == spoolRetry {
+			spill = nil
+		}
+		select {
+		case <-spill:
+		case <-due:
+		case <-ending:
+			ending, patience = nil, 0
+		case <-ctx.Done():
+			return false
+		}
+	}
+}
+
+// toWrite takes what is to be brought to disk now: the batch in flight, full
+// ones, and the open one if it is as old as patience. Without any it returns how
+// long to wait for that, 0 if there is nothing. On is false once the partition no
+// longer spools to s.
+func (p *partition) toWrite(s *spoolLog, now time.Time, patience time.Duration) (bs []*batch, wait time.Duration, on bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.spool != s || p.retired {
+		return nil, 0, false
+	}
+	f := &p.flight
+	inMemory := f.batch != nil && !f.batch.spooled
+	if p.hold || inMemory && f.wire == nil { // it will tell
+		return nil, 0, true
+	}
+	size := 0
+	if inMemory {
+		f.copied = make(chan struct{})
+		bs, size = append(bs, f.batch), len(f.wire)
+	}
+	for len(p.sealed) > 0 && size < writeBytes {
+		b := p.sealed[0]
+		p.sealed[0] = nil
+		p.sealed = p.sealed[1:]
+		bs, size = append(bs, b), size+len(b.buf)
+	}
+	if p.open != nil && len(p.sealed) == 0 {
+		wait = patience - max(now.Sub(p.open.opened), 0)
+		if wait <= 0 || len(bs) > 0 {
+			bs = append(bs, p.open)
+			p.open = nil
+		}
+	}
+	p.writing = len(bs) > 0
+	return bs, max(wait, 0), true
+}
+
+// writesOf is what the spool keeps of batches that toWrite returned.
+func (p *partition) writesOf(bs []*batch, c compressor) []write {
+	p.mu.Lock()
+	f := p.flight
+	p.mu.Unlock()
+	writes := make([]write, len(bs))
+	for i, b := range bs {
+		var head [recordsAt]byte
+		wire := f.wire
+		if b == f.batch {
+			head = f.head // the sender stamps its own
+		} else {
+			wire, _ = c.wireOf(b, nil)
+			copy(head[:], wire)
+		}
+		clear(head[offCRC:offAttributes])
+		clear(head[offProducerID:offCount])
+		writes[i] = write{
+			records: uint32(b.count), oldest: b.opened, flying: b == f.batch, sent: b == f.batch && f.sent,
+			head: head[offBaseOffset:], rest: wire[recordsAt:],
+		}
+	}
+	return writes
+}
+
+// wroteSpool gives back the memory of batches that are on disk, or puts them
+// back in front of the others if err says that they are not.
+func (p *partition) wroteSpool(bs []*batch, err error) {
+	l := p.log
+	if err == nil {
+		l.book.spooled(bs)
+		for _, b := range bs {
+			l.room.give(b)
+			for _, t := range b.moves {
+				t.leave()
+			}
+			b.moves = nil
+		}
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.writing = false
+	f := &p.flight
+	flying := f.copied != nil
+	rest := bs
+	if flying {
+		f.batch.spooled = err == nil
+		close(f.copied)
+		f.copied = nil
+		rest = bs[1:]
+	}
+	if err != nil {
+		p.sealed = append(append([]*batch(nil), rest...), p.sealed...)
+	} else {
+		for _, b := range rest {
+			p.recycle(b)
+		}
+	}
+	notify(p.wake)
+}
+
+// toSend returns the batch to send now, from disk while the partition spools,
+// else as next does.
+func (p *partition) toSend(patience time.Duration) (b *batch, wait time.Duration) {
+	for {
+		p.mu.Lock()
+		s := p.spool
+		p.mu.Unlock()
+		if s == nil {
+			return p.next(time.Now(), patience)
+		}
+		if p.finished() {
+			return nil, 0
+		}
+		if len(p.replay) == 0 {
+			p.readSpool(s)
+		}
+		if len(p.replay) > 0 {
+			b = p.replay[0]
+			p.replay = p.replay[1:]
+			return b, 0
+		}
+		if s.unread() {
+			continue
+		}
+		if !p.endSpool(s) {
+			return nil, 0
+		}
+	}
+}
+
+// endSpool goes back to sending directly if nothing is on disk nor on its way
+// there; else the writer is asked to take no more, and wakes the sender.
+func (p *partition) endSpool(s *spoolLog) bool {
+	p.mu.Lock()
+	p.hold = true
+	busy := p.writing || s.unread()
+	if p.writing {
+		p.mu.Unlock()
+		return false
+	}
+	p.mu.Unlock()
+	if busy {
+		return true // look again
+	}
+	s.remove()
+	p.mu.Lock()
+	p.spooling = spooling{}
+	notify(p.spill)
+	p.mu.Unlock()
+	return true
+}
+
+// readSpool reads what is sent next into p.replay: one entry, or several small
+// ones put together.
+func (p *partition) readSpool(s *spoolLog) {
+	b := p.readEntry(s)
+	if b == nil {
+		return
+	}
+	p.replay = append(p.replay[:0], b)
+	if len(b.wire) >= mergeBelow || !s.unread() || b.unpack() != nil {
+		return
+	}
+	for limit := p.log.limits.batch.Load(); s.unread(); {
+		more := p.readEntry(s)
+		if more == nil {
+			return
+		}
+		if len(more.wire) >= mergeBelow || more.unpack() != nil || b.charge+more.charge > limit {
+			p.replay = append(p.replay, more)
+			return
+		}
+		more.each(func(ms int64, key, value []byte) { appendRecord(b, ms, key, value, nil) })
+	}
+}
+
+// readEntry reads the next entry and counts those that are lost before it. Nil
+// means that there is none.
+func (p *partition) readEntry(s *spoolLog) *batch {
+	f := s.readNext()
+	if f.lost > 0 {
+		p.log.book.spoolLost(f.lost)
+	}
+	if f.batch == nil && f.lost > 0 && len(p.replay) == 0 {
+		s.settle()
+	}
+	return f.batch
+}
+
+// unreadable gives up a batch of the spool whose records cannot be told apart.
+func (p *partition) unreadable(b *batch, err error) {
+	p.log.spools.damaged(p.log.spools.partitionDir(p.id), 0, err)
+	p.log.book.spoolLost(uint64(b.count))
+	p.settled(b)
+}
+
+// finished tells whether the sender has nothing to do any more: the Log ends, and
+// what is not delivered is on disk or on its way there.
+func (p *partition) finished() bool {
+	if p.log.ending.Err() == nil {
+		return false
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.flight.batch != nil && !p.flight.batch.spooled {
+		return false
+	}
+	if len(p.sealed) == 0 && p.open == nil && !p.writing {
+		return true
+	}
+	return p.spool != nil && !p.log.spools.isFull()
+}
+
+// moveAway puts all that a partition which is gone holds where its keys belong
+// now: first what is on disk, an entry at a time, each removed once it is
+// delivered or on disk there, then what is in memory.
+func (p *partition) moveAway(ctx context.Context) {
+	p.mu.Lock()
+	s, written := p.spool, p.written
+	p.mu.Unlock()
+	if s != nil {
+		<-written
+		p.replay = nil
+		s.rewind()
+		ctx, cancel := context.WithCancel(ctx)
+		defer cancel()
+		defer context.AfterFunc(p.log.ending, cancel)()
+		for ctx.Err() == nil && s.unread() {
+			p.moveEntry(ctx, s)
+		}
+		if !s.unread() {
+			s.remove()
+			p.mu.Lock()
+			p.spooling = spooling{}
+			p.mu.Unlock()
+			p.log.spools.ends()
+		}
+	}
+	p.log.reroute(p.drain())
+}
+
+// moveEntry moves one entry of the spool and waits until that is settled.
+func (p *partition) moveEntry(ctx context.Context, s *spoolLog) {
+	l := p.log
+	b := p.readEntry(s)
+	if b == nil {
+		return
+	}
+	if err := b.unpack(); err != nil {
+		p.unreadable(b, err)
+		return
+	}
+	if l.room.all.Acquire(ctx, b.charge) != nil {
+		s.rewind()
+		return
+	}
+	s.sending()
+	t := &ticket{done: make(chan struct{})}
+	t.left.Add(1)
+	l.mu.RLock()
+	if l.stopped {
+		l.mu.RUnlock()
+		l.room.all.Release(b.charge)
+		s.rewind()
+		return
+	}
+	l.book.unspooled(b)
+	l.moveAll([]*batch{b}, t)
+	l.mu.RUnlock()
+	t.leave()
+	select {
+	case <-t.done:
+		s.settle()
+	case <-ctx.Done():
+		s.rewind()
+	}
+}
