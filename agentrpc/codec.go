@@ -28,7 +28,7 @@ func (f *frame) free() {
 // rawCodec hands over frames as they came and sends bytes as they are; any
 // other type goes through protobuf. It is safe for concurrent use.
 type rawCodec struct {
-	pool mem.BufferPool
+	pool *buffers
 }
 
 // Name is that of the encoding on the wire (content-type application/grpc+proto).
@@ -52,7 +52,7 @@ func (rawCodec) Marshal(v any) (mem.BufferSlice, error) {
 // Unmarshal fills a *frame, which then holds a reference to the bytes, or a
 // proto.Message.
 func (c rawCodec) Unmarshal(data mem.BufferSlice, v any) error {
-	buf := data.MaterializeToBuffer(c.pool)
+	buf := c.pool.fit(data)
 	switch v := v.(type) {
 	case *frame:
 		v.free()

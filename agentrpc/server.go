@@ -16,8 +16,8 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/experimental"
 	"google.golang.org/grpc/keepalive"
-	"google.golang.org/grpc/mem"
 	"google.golang.org/grpc/status"
 
 	"muster/fleet"
@@ -127,9 +127,11 @@ func New(opts Options) (*Server, error) {
 }
 
 func (s *Server) newGRPC() *grpc.Server {
+	pool := new(buffers)
 	server := grpc.NewServer(
 		grpc.Creds(newAgentCreds(s.opts.TLS, s.metrics.handshakes, s.handshakeFailed)),
-		grpc.ForceServerCodecV2(rawCodec{pool: mem.DefaultBufferPool()}),
+		grpc.ForceServerCodecV2(rawCodec{pool: pool}),
+		experimental.BufferPool(pool),
 		grpc.ConnectionTimeout(s.opts.Tuning.HandshakeTimeout),
 		grpc.MaxRecvMsgSize(maxMessageBytes),
 		grpc.MaxConcurrentStreams(maxStreams),
