@@ -16,26 +16,34 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/mem"
 	"google.golang.org/grpc/peer"
 )
 
-// agentCreds is TLS as package credentials does it, and two things besides:
-// handshakes are counted, and a handler can reach the connection of its stream in
-// order to close it.
+// agentCreds is TLS as package credentials does it, and some things besides:
+// handshakes are counted, a handler can reach the connection of its stream in
+// order to close it, and an idle connection holds little memory.
 type agentCreds struct {
 	credentials.TransportCredentials
-	seconds prometheus.Observer
-	failed  func(remote net.Addr, err error)
+	identify func(tls.ConnectionState) (agentID string, fleetWide bool, err error)
+	seconds  prometheus.Observer
+	failed   func(remote net.Addr, err error)
 }
 
 // agentAuth is what a handshake leaves with the connection.
 type agentAuth struct {
-	credentials.TLSInfo
-	conn *agentConn
+	credentials.CommonAuthInfo
+	conn      *agentConn
+	agentID   string
+	fleetWide bool
+	refused   error // why the certificate is not good for an agent
 }
 
-func newAgentCreds(config *tls.Config, seconds prometheus.Observer, failed func(remote net.Addr, err error)) *agentCreds {
-	return &agentCreds{TransportCredentials: credentials.NewTLS(config), seconds: seconds, failed: failed}
+// AuthType names the protocol.
+func (agentAuth) AuthType() string { return "tls" }
+
+func newAgentCreds(opts *Options, seconds prometheus.Observer, failed func(remote net.Addr, err error)) *agentCreds {
+	return &agentCreds{TransportCredentials: credentials.NewTLS(opts.TLS), identify: opts.Identify, seconds: seconds, failed: failed}
 }
 
 // ServerHandshake is called by gRPC with a deadline on the connection.
@@ -53,12 +61,25 @@ func (c *agentCreds) ServerHandshake(raw net.Conn) (net.Conn, credentials.AuthIn
 		_ = conn.Close()
 		return nil, nil, errors.New("unexpected kind of connection")
 	}
-	return conn, agentAuth{TLSInfo: tlsInfo, conn: accepted}, nil
+	auth := agentAuth{CommonAuthInfo: tlsInfo.CommonAuthInfo, conn: accepted}
+	auth.agentID, auth.fleetWide, auth.refused = c.identify(tlsInfo.State)
+	forgetCertificates(tlsInfo.State)
+	return &leanConn{Conn: conn, raw: accepted}, auth, nil
+}
+
+// forgetCertificates takes the parsed certificates, which are some 4 KB, out of
+// the connection that they belong to: it shares these lists. Nothing asks for
+// them again; the connection is resumed by nobody.
+func forgetCertificates(state tls.ConnectionState) {
+	clear(state.PeerCertificates)
+	for _, chain := range state.VerifiedChains {
+		clear(chain)
+	}
 }
 
 // Clone keeps what the embedded type would lose.
 func (c *agentCreds) Clone() credentials.TransportCredentials {
-	return &agentCreds{TransportCredentials: c.TransportCredentials.Clone(), seconds: c.seconds, failed: c.failed}
+	return &agentCreds{TransportCredentials: c.TransportCredentials.Clone(), identify: c.identify, seconds: c.seconds, failed: c.failed}
 }
 
 // identify tells who is at the other end of a stream; the error is a status.
@@ -72,12 +93,11 @@ func (s *Server) identify(ctx context.Context) (peerInfo, error) {
 		return peerInfo{}, s.refuse(reasonCertificate, codes.Unauthenticated, "the connection has no TLS")
 	}
 	s.connections.used(auth.conn)
-	id, fleetWide, err := s.opts.Identify(auth.State)
-	if err != nil {
-		s.agentLogs.warn("client certificate refused", "remote", p.Addr.String(), "error", err)
+	if auth.refused != nil {
+		s.agentLogs.warn("client certificate refused", "remote", p.Addr.String(), "error", auth.refused)
 		return peerInfo{}, s.refuse(reasonCertificate, codes.PermissionDenied, "the client certificate is not good for an agent of this fleet")
 	}
-	return peerInfo{conn: auth.conn, addr: p.Addr.String(), agentID: id, fleetWide: fleetWide}, nil
+	return peerInfo{conn: auth.conn, addr: p.Addr.String(), agentID: auth.agentID, fleetWide: auth.fleetWide}, nil
 }
 
 // connections are those that agents have open.
@@ -146,6 +166,16 @@ type agentConn struct {
 	net.Conn
 	once sync.Once
 	all  *connections
+	// ready makes Read fail instead of waiting; see leanConn. It is the reader's alone.
+	ready bool
+}
+
+// Read is net.Conn's, but does not wait while ready is set.
+func (a *agentConn) Read(p []byte) (int, error) {
+	if a.ready {
+		return 0, errWouldWait
+	}
+	return a.Conn.Read(p)
 }
 
 // Close may be called more than once.
@@ -153,6 +183,40 @@ func (a *agentConn) Close() error {
 	a.once.Do(func() { a.all.remove(a) })
 	return a.Conn.Close()
 }
+
+// leanConn is a TLS connection that needs no buffer while it waits for data. gRPC
+// looks for ReadOnReady, and takes a buffer from a pool each time that there is
+// something to read, in place of one for the life of the connection.
+type leanConn struct {
+	net.Conn // TLS, on raw
+	raw      *agentConn
+	first    [1]byte
+}
+
+// ReadOnReady waits until there is data, then reads what is there into a buffer
+// of the pool. TLS tells nobody how much it has decrypted, so the wait is for one
+// byte; the rest comes without waiting.
+func (c *leanConn) ReadOnReady(size int, pool mem.BufferPool) (*[]byte, int, error) {
+	if n, err := c.Read(c.first[:]); n == 0 {
+		return nil, 0, err
+	}
+	buf := pool.Get(size)
+	(*buf)[0] = c.first[0]
+	c.raw.ready = true
+	n, _ := c.Read((*buf)[1:]) // an error that stays comes again
+	c.raw.ready = false
+	return buf, 1 + n, nil
+}
+
+// errWouldWait is what TLS takes for a passing fault of the network: it keeps
+// what it has read so far and goes on from there.
+var errWouldWait error = wouldWait{}
+
+type wouldWait struct{}
+
+func (wouldWait) Error() string   { return "no data yet" }
+func (wouldWait) Timeout() bool   { return true }
+func (wouldWait) Temporary() bool { return true }
 
 // limitedListener closes connections above the limit at once, so that a flood
 // of them cannot take all files of the process.

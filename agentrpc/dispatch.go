@@ -52,7 +52,7 @@ func (s *Server) sendTasks(sess *session) error {
 	}
 	if len(due) > maxTasksAtOnce {
 		due = due[:maxTasksAtOnce]
-		sess.nudge()
+		s.nudge(sess)
 	}
 	marks := make([]fleet.TaskMark, len(due))
 	for i, d := range due {

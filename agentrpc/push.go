@@ -28,7 +28,7 @@ const (
 	restAfterWalk = 4
 )
 
-// pusher wakes the senders of sessions for which something may be due.
+// pusher makes senders for the sessions for which something may be due.
 type pusher struct {
 	server *Server
 	// owed is set when a sender had something to do while this node was not
@@ -91,7 +91,7 @@ func (p *pusher) run(ctx context.Context) error {
 		}
 		n := min(perTick, len(due))
 		for _, sess := range due[:n] {
-			sess.nudge()
+			p.server.nudge(sess)
 		}
 		due = due[n:]
 	}
@@ -119,7 +119,7 @@ func (p *pusher) refresh() []*session {
 func (p *pusher) wakeForTasks() {
 	for _, id := range p.server.opts.Tasks.Due(p.server.SessionIDs()) {
 		if sess := p.server.registry.get(id); sess != nil {
-			sess.nudge()
+			p.server.nudge(sess)
 		}
 	}
 }

@@ -63,6 +63,7 @@ type Server struct {
 
 	drain     chan struct{} // closed when no stream may go on
 	receivers sync.WaitGroup
+	senders   sync.WaitGroup
 	// hard ends the appends that outlast DrainTimeout.
 	hard     context.Context //nolint:containedctx // the lifetime of the receivers, which handlers start
 	hardStop context.CancelFunc
@@ -129,7 +130,7 @@ func New(opts Options) (*Server, error) {
 func (s *Server) newGRPC() *grpc.Server {
 	pool := new(buffers)
 	server := grpc.NewServer(
-		grpc.Creds(newAgentCreds(s.opts.TLS, s.metrics.handshakes, s.handshakeFailed)),
+		grpc.Creds(newAgentCreds(&s.opts, s.metrics.handshakes, s.handshakeFailed)),
 		grpc.ForceServerCodecV2(rawCodec{pool: pool}),
 		experimental.BufferPool(pool),
 		grpc.ConnectionTimeout(s.opts.Tuning.HandshakeTimeout),
@@ -193,7 +194,7 @@ func (s *Server) Run(ctx context.Context) error {
 	return err
 }
 
-// stopStreams ends every stream and waits for the receivers.
+// stopStreams ends every stream and waits for the receivers and senders.
 func (s *Server) stopStreams() {
 	close(s.drain)
 	s.connections.closeFresh()
@@ -211,6 +212,7 @@ func (s *Server) stopStreams() {
 	})
 	s.grpc.GracefulStop() // returns when every handler has
 	s.receivers.Wait()    // so none is added any more
+	s.senders.Wait()      // nor of these: a handler waits for its session's
 	close(finished)
 	deadline.Wait()
 	s.grpc.Stop()

@@ -14,9 +14,9 @@ import (
 	"muster/fleet"
 )
 
-// session is one stream of one agent. The sender goroutine (the stream's
-// handler) lives as long as the stream; the receiver may outlive it by the time
-// that the record log needs to take the last message.
+// session is one stream of one agent. The receiver may outlive the stream by the
+// time that the record log needs to take the last message. A sender lives only
+// while something is due.
 type session struct {
 	stream grpc.ServerStream
 	peer   peerInfo
@@ -27,11 +27,8 @@ type session struct {
 	connectedAt int64 // Unix seconds
 	previous    *session
 
-	// wake is of one: something may be due. Nobody wakes a session that has not
-	// joined.
-	wake chan struct{}
 	line lifeline
-	out  outbox // of the sender alone
+	out  outbox
 
 	tags     atomic.Pointer[[]byte] // encoded; see encodeTags
 	written  atomic.Uint64          // revision of the last config written
@@ -67,8 +64,12 @@ type lifeline struct {
 	cancel    context.CancelFunc
 }
 
-// outbox is what was sent, for the sender alone.
+// outbox is what was sent. But for due and idle it is the sender's alone.
 type outbox struct {
+	// due is 0 while there is no sender, else it counts the nudges since that began.
+	due  atomic.Int64
+	idle chan struct{} // closed by the last sender of a session that has ended
+
 	greeted bool // the headers are out
 	// sentAt is when a task was last sent or reported, in Unix seconds, for
 	// those that may have to be again.
@@ -76,12 +77,9 @@ type outbox struct {
 }
 
 func newSession(stream grpc.ServerStream, peer peerInfo, now int64, hard context.Context) *session { //nolint:revive // hard is kept, it is not this call's context
-	sess := &session{
-		stream: stream, peer: peer,
-		connectedAt: now,
-		wake:        make(chan struct{}, 1),
-		line:        lifeline{ended: make(chan struct{}), received: make(chan struct{})},
-	}
+	sess := &session{stream: stream, peer: peer, connectedAt: now}
+	sess.line.ended, sess.line.received = make(chan struct{}), make(chan struct{})
+	sess.out.idle = make(chan struct{})
 	sess.line.appendCtx, sess.line.cancel = context.WithCancel(hard)
 	return sess
 }
@@ -106,11 +104,34 @@ func (s *session) isEnded() bool {
 	}
 }
 
-// nudge makes the sender look for what is due. It never blocks.
-func (s *session) nudge() {
-	select {
-	case s.wake <- struct{}{}:
-	default:
+// nudge makes a sender look for what is due; nobody nudges a session that has
+// not joined. It never blocks.
+func (s *Server) nudge(sess *session) {
+	if sess.out.due.Add(1) == 1 {
+		s.senders.Go(func() { s.sendDue(sess) })
+	}
+}
+
+// sendDue is a sender: it is done when nobody has nudged since it last looked.
+func (s *Server) sendDue(sess *session) {
+	for {
+		seen := sess.out.due.Load()
+		if sess.isEnded() {
+			close(sess.out.idle) // due stays above 0: there is no other sender
+			return
+		}
+		if err := s.serve(sess); err != nil {
+			sess.end(err)
+		} else if sess.out.due.CompareAndSwap(seen, 0) {
+			return
+		}
+	}
+}
+
+// finish waits for the sender of a session that has ended. No other one begins.
+func (s *session) finish() {
+	if s.out.due.Add(1) > 1 {
+		<-s.out.idle
 	}
 }
 

@@ -25,14 +25,33 @@ const handoverWait = 2 * time.Second
 // maxLoggedBytes is how much of an agent's own error text is logged.
 const maxLoggedBytes = 256
 
-// transfer is the handler of an agent's stream: the session's sender.
+// transfer is the handler of an agent's stream. It does nothing but wait for the
+// session's end, so that its stack stays small: there is one for each agent.
 func (s *Server) transfer(_ any, stream grpc.ServerStream) error {
+	sess, err := s.open(stream)
+	if err != nil {
+		return err
+	}
+	select {
+	case <-sess.line.ended:
+	case <-stream.Context().Done():
+		sess.end(status.FromContextError(stream.Context().Err()).Err())
+	case <-s.drain:
+		sess.end(status.Error(codes.Unavailable, "this node is stopping"))
+	}
+	s.leave(sess)
+	sess.finish()
+	return sess.line.cause
+}
+
+// open makes the session of a stream and starts its receiver.
+func (s *Server) open(stream grpc.ServerStream) (*session, error) {
 	if s.draining() {
-		return s.refuse(reasonDraining, codes.Unavailable, "this node is stopping")
+		return nil, s.refuse(reasonDraining, codes.Unavailable, "this node is stopping")
 	}
 	peer, err := s.identify(stream.Context())
 	if err != nil {
-		return err
+		return nil, err
 	}
 	sess := newSession(stream, peer, s.now(), s.hard)
 	silent := time.AfterFunc(s.opts.Tuning.FirstMessageTimeout, func() {
@@ -40,23 +59,8 @@ func (s *Server) transfer(_ any, stream grpc.ServerStream) error {
 			s.count(reasonSilent)
 		}
 	})
-	defer silent.Stop()
 	s.receivers.Go(func() { s.receive(sess, silent) })
-	defer s.leave(sess)
-	for {
-		select {
-		case <-sess.line.ended:
-			return sess.line.cause
-		case <-stream.Context().Done():
-			sess.end(status.FromContextError(stream.Context().Err()).Err())
-		case <-s.drain:
-			sess.end(status.Error(codes.Unavailable, "this node is stopping"))
-		case <-sess.wake:
-			if err := s.serve(sess); err != nil {
-				sess.end(err)
-			}
-		}
-	}
+	return sess, nil
 }
 
 // leave takes the session out and reports when the agent was last seen. The
@@ -76,17 +80,21 @@ func (s *Server) leave(sess *session) {
 	}
 }
 
-// receive is the session's receiver.
+// receive is the session's receiver. Its own frame is small, and so is what lies
+// below it while it waits.
 func (s *Server) receive(sess *session, silent *time.Timer) {
 	defer close(sess.line.received)
 	defer sess.line.cancel()
+	defer silent.Stop()
 	var f frame
 	for !sess.isEnded() {
 		if err := sess.stream.RecvMsg(&f); err != nil {
 			sess.end(s.receiveError(sess, err))
 			return
 		}
-		silent.Stop()
+		if sess.id == "" {
+			silent.Stop()
+		}
 		err := s.take(sess, f.bytes())
 		f.free()
 		if err != nil {
@@ -196,7 +204,7 @@ func (s *Server) join(sess *session, m *message) error {
 	if _, err := s.desired(sess, id); err != nil {
 		s.parts.pusher.owe()
 	}
-	sess.nudge() // the stream is accepted: its headers are due
+	s.nudge(sess) // the stream is accepted: its headers are due
 	return nil
 }
 

@@ -40,6 +40,8 @@ func ServerTLS(certificate func() (*tls.Certificate, error), clientCAs func() (*
 	// Without resumption each connection proves itself against the authorities
 	// of now; agents do not resume anyway.
 	config.SessionTicketsDisabled = true
+	// Every connection keeps its settings: they share those of the present authorities.
+	var latest atomic.Pointer[tls.Config]
 	config.GetConfigForClient = func(*tls.ClientHelloInfo) (*tls.Config, error) {
 		pool, err := clientCAs()
 		if err != nil {
@@ -48,9 +50,13 @@ func ServerTLS(certificate func() (*tls.Certificate, error), clientCAs func() (*
 		if pool == nil { // package tls would take the system's authorities
 			return nil, errors.New("no client authorities yet")
 		}
+		if current := latest.Load(); current != nil && current.ClientCAs == pool {
+			return current, nil
+		}
 		current := config.Clone()
 		current.GetConfigForClient = nil
 		current.ClientCAs = pool
+		latest.Store(current)
 		return current, nil
 	}
 	return config
