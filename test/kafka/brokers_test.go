@@ -5,6 +5,7 @@ package kafka_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"testing"
@@ -16,6 +17,10 @@ import (
 	"muster/test/kafka"
 	"muster/test/process"
 )
+
+// faultRate is records a second: enough that each partition has some on its way
+// at any moment.
+const faultRate = 1000
 
 // leads returns the brokers that lead partitions of w's topic.
 func leads(t *testing.T, c *kafka.Cluster, topic string) map[int32]int {
@@ -33,23 +38,47 @@ func leads(t *testing.T, c *kafka.Cluster, topic string) map[int32]int {
 	return leaders
 }
 
-// testBrokerKilled kills the broker that leads the controllers, then another.
-// Two replicas are left each time, and that is enough.
+// testBrokerKilled kills the broker that leads the controllers, too. Two replicas
+// are left, and that is enough.
 func testBrokerKilled(t *testing.T, c *kafka.Cluster) {
 	w := write(t, c, nil)
-	stop := w.load(3000)
+	stop := w.load(faultRate)
 	w.flows()
-	first := c.Controller()
-	next := c.Brokers[first.ID%len(c.Brokers)]
-	for _, b := range []*kafka.Broker{first, next} {
-		led := leads(t, c, w.topic)[int32(b.ID)]
-		b.Kill()
-		began := time.Now()
-		w.others(c, b)
-		t.Logf("broker %d led %d of %d partitions; others do after %s", b.ID, led, partitions, time.Since(began).Round(time.Millisecond))
-		b.Start()
-		c.WaitInSync(w.topic)
+	b := c.Controller()
+	led := leads(t, c, w.topic)[int32(b.ID)]
+	b.Kill()
+	began := time.Now()
+	w.others(c, b)
+	t.Logf("broker %d led %d of %d partitions; others do after %s", b.ID, led, partitions, time.Since(began).Round(time.Millisecond))
+	b.Start()
+	c.WaitInSync(w.topic)
+	stop()
+	w.undoubled(c)
+}
+
+// testTooFewReplicas kills a broker while all three have to have a record.
+func testTooFewReplicas(t *testing.T, c *kafka.Cluster) {
+	w := write(t, c, nil)
+	stop := w.load(faultRate)
+	w.flows()
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	all := "3"
+	altered, err := c.Admin().AlterTopicConfigs(ctx, []kadm.AlterConfig{{Name: "min.insync.replicas", Value: &all}}, w.topic)
+	if err == nil {
+		for _, a := range altered {
+			err = errors.Join(err, a.Err)
+		}
 	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := c.Brokers[c.Controller().ID%len(c.Brokers)]
+	b.Kill()
+	w.lastErrorHas("too few in-sync replicas: check the brokers")
+	b.Start()
+	w.flows()
+	c.WaitInSync(w.topic)
 	stop()
 	w.undoubled(c)
 }
@@ -73,7 +102,7 @@ func (w *writer) others(c *kafka.Cluster, b *kafka.Broker) {
 // may take, and longer than the others wait for it.
 func testBrokerPaused(t *testing.T, c *kafka.Cluster) {
 	w := write(t, c, func(o *recordlog.Options) { o.RequestTimeout = 2 * time.Second })
-	stop := w.load(3000)
+	stop := w.load(faultRate)
 	w.flows()
 	b := c.Brokers[1]
 	b.Pause()
@@ -88,7 +117,7 @@ func testBrokerPaused(t *testing.T, c *kafka.Cluster) {
 // testAllStopped has no broker for a while.
 func testAllStopped(t *testing.T, c *kafka.Cluster) {
 	w := write(t, c, nil)
-	stop := w.load(3000)
+	stop := w.load(faultRate)
 	w.flows()
 	for _, b := range c.Brokers {
 		b.Kill()
@@ -110,7 +139,7 @@ func testAllStopped(t *testing.T, c *kafka.Cluster) {
 func testPartitioned(t *testing.T, c *kafka.Cluster) {
 	line := kafka.NewLine(t)
 	w := write(t, c, func(o *recordlog.Options) { o.Dial, o.RequestTimeout = line.Dial, 2*time.Second })
-	stop := w.load(3000)
+	stop := w.load(faultRate)
 	w.flows()
 	line.Hold(c.Brokers[0].Addr(kafka.Plain))
 	w.lastErrorHas("i/o timeout")
@@ -129,7 +158,7 @@ func testPartitioned(t *testing.T, c *kafka.Cluster) {
 // testLeadersMoved has an operator move the partitions from broker to broker.
 func testLeadersMoved(t *testing.T, c *kafka.Cluster) {
 	w := write(t, c, nil)
-	stop := w.load(3000)
+	stop := w.load(faultRate)
 	w.flows()
 	for round := range 4 {
 		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)

@@ -21,7 +21,7 @@ func testOneOfThreeFull(t *testing.T, c *kafka.Cluster, disk *kafka.Disk, noDisk
 		t.Skip(noDisk)
 	}
 	w := write(t, c, nil)
-	stop := w.load(3000)
+	stop := w.load(faultRate)
 	w.flows()
 	b := c.Brokers[2]
 	fillUp(t, disk, b)
@@ -41,7 +41,7 @@ func testFull(t *testing.T, c *kafka.Cluster, disk *kafka.Disk, noDisk error) {
 		t.Skip(noDisk)
 	}
 	w := write(t, c, nil)
-	stop := w.load(3000)
+	stop := w.load(faultRate)
 	w.flows()
 	fillUp(t, disk, c.Brokers[0])
 	process.Eventually(t, settleWithin, "the writer knows", func() error {
@@ -50,6 +50,7 @@ func testFull(t *testing.T, c *kafka.Cluster, disk *kafka.Disk, noDisk error) {
 		}
 		return nil
 	})
+	t.Log(w.Status().LastError)
 	if err := disk.Free(); err != nil {
 		t.Fatal(err)
 	}
@@ -80,7 +81,7 @@ func testCertificateExpired(t *testing.T, c *kafka.Cluster) {
 	w := write(t, c, func(o *recordlog.Options) {
 		o.Brokers, o.TLS = c.Addrs(kafka.TLS), &tls.Config{RootCAs: c.Authority.Pool()}
 	})
-	stop := w.load(1000)
+	stop := w.load(faultRate)
 	w.flows()
 	b := c.Brokers[0]
 	b.Stop()

@@ -78,6 +78,7 @@ func TestThreeBrokers(t *testing.T) {
 	for _, p := range []part{
 		{"PasswordChanged", testPasswordChanged},
 		{"BrokerKilled", testBrokerKilled},
+		{"TooFewReplicas", testTooFewReplicas},
 		{"BrokerPaused", testBrokerPaused},
 		{"BrokerFull", func(t *testing.T, c *kafka.Cluster) { testOneOfThreeFull(t, c, disk, noDisk) }},
 		{"AllStopped", testAllStopped},

@@ -49,7 +49,7 @@ func testAnswersLost(t *testing.T, c *kafka.Cluster) {
 func testConnectionsCut(t *testing.T, c *kafka.Cluster) {
 	line := kafka.NewLine(t)
 	w := write(t, c, func(o *recordlog.Options) { o.Dial = line.Dial })
-	stop := w.load(10000)
+	stop := w.load(5000)
 	w.flows()
 	for range 60 {
 		<-time.After(time.Duration(20+rand.N(160)) * time.Millisecond)

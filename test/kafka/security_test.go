@@ -81,7 +81,7 @@ func testLogInEnds(t *testing.T, c *kafka.Cluster) {
 		o.Brokers, o.TLS = c.Addrs(kafka.SASLTLS), &tls.Config{RootCAs: c.Authority.Pool()}
 		o.SASL = &recordlog.SASL{Mechanism: "scram-sha-256", User: kafka.User, Password: kafka.Password}
 	})
-	stop := w.load(2000)
+	stop := w.load(faultRate)
 	<-time.After(4 * logInLasts)
 	stop()
 	w.undoubled(c)

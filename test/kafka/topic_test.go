@@ -19,7 +19,7 @@ import (
 // nobody else does.
 func testTopicDeleted(t *testing.T, c *kafka.Cluster) {
 	w := write(t, c, nil)
-	stop := w.load(3000)
+	stop := w.load(faultRate)
 	w.flows()
 	before := w.Ledger().Delivered
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
@@ -60,7 +60,7 @@ func testTopicDeleted(t *testing.T, c *kafka.Cluster) {
 // testPartitionsAdded has an operator add partitions under load.
 func testPartitionsAdded(t *testing.T, c *kafka.Cluster) {
 	w := write(t, c, nil)
-	stop := w.load(1000)
+	stop := w.load(faultRate)
 	w.flows()
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
@@ -116,7 +116,7 @@ func testPasswordChanged(t *testing.T, c *kafka.Cluster) {
 		o.Brokers, o.Dial = c.Addrs(kafka.SASL), line.Dial
 		o.SASL = &recordlog.SASL{Mechanism: "scram-sha-512", User: kafka.User, Password: kafka.Password}
 	})
-	stop := w.load(2000)
+	stop := w.load(faultRate)
 	w.flows()
 	t.Cleanup(func() {
 		if err := c.SetPassword(context.Background(), kafka.Password); err != nil {
