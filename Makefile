@@ -69,6 +69,13 @@ rules: ## test the import table and the rules of style
 # Where protobuf is generated, a buf.gen.yaml stands beside the .proto.
 GENERATED_IN = $(patsubst %/buf.gen.yaml,%,$(shell git ls-files --cached --others --exclude-standard '*buf.gen.yaml'))
 
+# promcheck is a module of its own: Prometheus' engine is not part of Muster. The
+# first time fetches and builds it (a minute).
+.PHONY: check-metrics
+check-metrics: ## test dashboard and alert rules with Prometheus' own engine, on rules alone and on a live cluster
+	go vet -C internal/tools/promcheck ./...
+	MUSTER_TEST_METRICS=1 go test -count=1 -timeout 10m -run '^Test(AlertRules|Dashboard)' $(ARGS) ./test
+
 .PHONY: generate
 generate: ## generate the protobuf code and the documents of the API
 	@for dir in $(GENERATED_IN); do \
