@@ -55,15 +55,3 @@ func (p *buffers) Put(b *[]byte) {
 		p.sizes[size-minBufferBits].Put(b)
 	}
 }
-
-// fit returns data as one buffer that is not much larger than it: a message may
-// have to wait, and there is one for each agent then.
-func (p *buffers) fit(data mem.BufferSlice) mem.Buffer {
-	buf := data.MaterializeToBuffer(p)
-	b := buf.ReadOnlyData()
-	if len(b) > cap(b)/4 || len(b) == 0 {
-		return buf
-	}
-	defer buf.Free()
-	return mem.Copy(b, p)
-}

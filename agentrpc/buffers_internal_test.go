@@ -52,16 +52,17 @@ func TestMessagesFit(t *testing.T) {
 			t.Fatal(err)
 		}
 		for _, data := range []mem.BufferSlice{got, chunks} {
-			buf := p.fit(data)
+			var f frame
+			f.fill(data, p)
 			data.Free()
-			b := buf.ReadOnlyData()
+			b := f.bytes()
 			if !bytes.Equal(b, want) {
 				t.Errorf("%d bytes became %d", n, len(b))
 			}
 			if cap(b) > max(4*n, 1<<minBufferBits) {
 				t.Errorf("a message of %d bytes holds %d", n, cap(b))
 			}
-			buf.Free()
+			f.free()
 		}
 	}
 }

@@ -18,7 +18,6 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-	"google.golang.org/grpc/mem"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/peer"
 	"google.golang.org/protobuf/proto"
@@ -316,7 +315,7 @@ func (s *modelStream) RecvMsg(v any) error {
 		return errors.New("no frame")
 	}
 	raw, err := proto.Marshal(&agentpb.RawData{AgentId: s.id, Records: []*agentpb.Record{{DataType: 1000}}})
-	f.buf = mem.SliceBuffer(raw)
+	f.data = raw
 	return err
 }
 

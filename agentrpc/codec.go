@@ -13,16 +13,38 @@ import (
 // frame is one received message, decompressed and not unmarshalled. Whoever
 // receives it calls free when nothing points into its bytes any more.
 type frame struct {
-	buf mem.Buffer
+	data []byte
+	// One of these has the memory of data: a part of gRPC's, or our own.
+	whole mem.Buffer
+	copy  *[]byte
+	pool  *buffers
 }
 
-func (f *frame) bytes() []byte { return f.buf.ReadOnlyData() }
+func (f *frame) bytes() []byte { return f.data }
 
 func (f *frame) free() {
-	if f.buf != nil {
-		f.buf.Free()
-		f.buf = nil
+	if f.whole != nil {
+		f.whole.Free()
 	}
+	if f.copy != nil {
+		f.pool.Put(f.copy)
+	}
+	*f = frame{}
+}
+
+// fill takes data over. It copies what would hold much more memory than it has
+// bytes: a message may have to wait, and there is one for each agent then.
+func (f *frame) fill(data mem.BufferSlice, pool *buffers) {
+	f.free()
+	whole := data.MaterializeToBuffer(pool)
+	b := whole.ReadOnlyData()
+	if len(b) > cap(b)/4 {
+		f.data, f.whole = b, whole
+		return
+	}
+	f.pool, f.copy = pool, pool.Get(len(b))
+	f.data = (*f.copy)[:copy(*f.copy, b)]
+	whole.Free()
 }
 
 // rawCodec hands over frames as they came and sends bytes as they are; any
@@ -52,19 +74,17 @@ func (rawCodec) Marshal(v any) (mem.BufferSlice, error) {
 // Unmarshal fills a *frame, which then holds a reference to the bytes, or a
 // proto.Message.
 func (c rawCodec) Unmarshal(data mem.BufferSlice, v any) error {
-	buf := c.pool.fit(data)
 	switch v := v.(type) {
 	case *frame:
-		v.free()
-		v.buf = buf
+		v.fill(data, c.pool)
 		return nil
 	case proto.Message:
+		buf := data.MaterializeToBuffer(c.pool)
 		defer buf.Free()
 		if err := proto.Unmarshal(buf.ReadOnlyData(), v); err != nil {
 			return fmt.Errorf("unmarshal %T: %w", v, err)
 		}
 		return nil
 	}
-	buf.Free()
 	return fmt.Errorf("unmarshal: %T is no message", v)
 }
