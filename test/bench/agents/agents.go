@@ -32,6 +32,7 @@ const (
 // Agents is a running load.
 type Agents struct {
 	opts     Options
+	packer   *records.Packer
 	counters counters
 	stopping chan struct{} // closed when nothing more is to be sent
 	stopOnce sync.Once
@@ -57,7 +58,7 @@ func New(opts Options) (*Agents, error) {
 	opts.TLS.NextProtos = []string{"h2"}
 	opts.TLS.MinVersion = tls.VersionTLS12
 	opts.TLS.DynamicRecordSizingDisabled = true // as it is after the first 128 KiB
-	return &Agents{opts: opts, stopping: make(chan struct{})}, nil
+	return &Agents{opts: opts, packer: records.NewPacker(), stopping: make(chan struct{})}, nil
 }
 
 // Run lives until ctx ends, or Stop was called and all streams have ended.
@@ -103,7 +104,7 @@ type agent struct {
 }
 
 func newAgent(all *Agents, index uint32) *agent {
-	g := &agent{all: all, index: index, maker: records.NewMaker(index)}
+	g := &agent{all: all, index: index, maker: all.packer.NewMaker(index)}
 	g.dialer.LocalAddr = &net.TCPAddr{IP: net.IPv4(127, 0, 0, byte(1+index/perAddress))}
 	return g
 }

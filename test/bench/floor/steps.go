@@ -34,9 +34,10 @@ const (
 
 // MeasureSteps takes some seconds. Messages have that many records.
 func MeasureSteps(ctx context.Context, broker string, perMessage int) (Steps, error) {
+	packer := records.NewPacker()
 	var packed [][]byte
 	for i := range uint32(stepAgents) {
-		f, err := records.NewMaker(i).Events(perMessage, time.Now().Unix())
+		f, err := packer.NewMaker(i).Events(perMessage, time.Now().Unix())
 		if err != nil {
 			return Steps{}, err
 		}

@@ -9,11 +9,10 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"strconv"
+	"sync"
 
-	"google.golang.org/grpc/encoding"
+	"github.com/klauspost/compress/s2"
 	"google.golang.org/protobuf/encoding/protowire"
-
-	"muster/internal/grpccodec"
 )
 
 // RecordBytes is the size of a process event on the wire, without its frame in
@@ -34,7 +33,7 @@ type Maker struct {
 	agent  uint32
 	number uint64
 	rng    *rand.Rand
-	pack   encoding.Compressor
+	packer *Packer
 
 	identity []byte
 	plain    []byte
@@ -43,13 +42,23 @@ type Maker struct {
 	kept     bool // the caller keeps what is in packed
 }
 
+// Packer compresses messages as a stock agent does: snappy's framed format. It
+// may be shared by many makers.
+type Packer struct{ writers sync.Pool }
+
+// NewPacker makes one.
+func NewPacker() *Packer {
+	p := &Packer{}
+	p.writers.New = func() any { return s2.NewWriter(nil, s2.WriterSnappyCompat(), s2.WriterConcurrency(1)) }
+	return p
+}
+
 // NewMaker makes the messages of the agent with that index. Its records are the
 // same in each run.
-func NewMaker(agent uint32) *Maker {
-	grpccodec.Register()
+func (p *Packer) NewMaker(agent uint32) *Maker {
 	m := &Maker{
 		agent: agent, rng: rand.New(rand.NewPCG(uint64(agent), 1)), //nolint:gosec // made-up data
-		pack: encoding.GetCompressor(grpccodec.Snappy),
+		packer: p,
 	}
 	m.identity = appendText(m.identity, 2, AgentID(agent))
 	m.identity = appendText(m.identity, 3, fmt.Sprintf("10.%d.%d.%d", agent>>16&255, agent>>8&255, agent&255))
@@ -119,10 +128,9 @@ func (m *Maker) write(count int, now int64) {
 // frame compresses plain.
 func (m *Maker) frame() (Frame, error) {
 	m.packed.Write([]byte{1, 0, 0, 0, 0})
-	w, err := m.pack.Compress(&m.packed)
-	if err != nil {
-		return nil, fmt.Errorf("start compressing: %w", err)
-	}
+	w, _ := m.packer.writers.Get().(*s2.Writer)
+	defer m.packer.writers.Put(w)
+	w.Reset(&m.packed)
 	if _, err := w.Write(m.plain); err != nil {
 		return nil, fmt.Errorf("compress: %w", err)
 	}

@@ -30,7 +30,7 @@ func unpack(t *testing.T, f records.Frame) *agentpb.RawData {
 
 func TestEventsHaveTheirSizeAndNoNumber(t *testing.T) {
 	for _, count := range []int{1, 10, 100} {
-		maker := records.NewMaker(7)
+		maker := records.NewPacker().NewMaker(7)
 		f, err := maker.Events(count, 1_700_000_000)
 		if err != nil {
 			t.Fatal(err)
@@ -56,7 +56,7 @@ func TestEventsHaveTheirSizeAndNoNumber(t *testing.T) {
 }
 
 func TestNumbersGoOn(t *testing.T) {
-	maker := records.NewMaker(7)
+	maker := records.NewPacker().NewMaker(7)
 	var next uint64
 	for _, count := range []int{3, 3, 5} {
 		sent := int64(1_700_000_000_123_456_789) + int64(next)
@@ -82,7 +82,7 @@ func TestNumbersGoOn(t *testing.T) {
 }
 
 func TestHeartbeat(t *testing.T) {
-	maker := records.NewMaker(7)
+	maker := records.NewPacker().NewMaker(7)
 	f, err := maker.Heartbeat(1_700_000_000)
 	if err != nil {
 		t.Fatal(err)

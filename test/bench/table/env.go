@@ -160,9 +160,9 @@ type load struct {
 // loadOptions say what the agents do; see agents.Options.
 type loadOptions struct {
 	agents, batch, numbered int
+	first                   int // index of the first one
 	rate                    float64
 	ramp, heartbeat         time.Duration
-	stay                    bool
 }
 
 // perGenerator keeps a generator within the usual limit of open files.
@@ -175,15 +175,12 @@ func (e *Env) load(s *server, o loadOptions) (*load, error) {
 	l := &load{count: o.agents, server: s}
 	parts := (o.agents + perGenerator - 1) / perGenerator
 	for i := range parts {
-		first, next := o.agents*i/parts, o.agents*(i+1)/parts
+		first, next := o.first+o.agents*i/parts, o.first+o.agents*(i+1)/parts
 		args := append([]string{
 			"--addr", s.addr, "--first", strconv.Itoa(first), "--count", strconv.Itoa(next - first), "--ramp", o.ramp.String(),
 			"--batch", strconv.Itoa(o.batch), "--rate", strconv.FormatFloat(o.rate/float64(parts), 'f', -1, 64),
 			"--numbered", strconv.Itoa(o.numbered), "--heartbeat", o.heartbeat.String(),
 		}, s.bundle...)
-		if o.stay {
-			args = append(args, "--stay")
-		}
 		c, err := e.child(nil, "agents", args...)
 		if err != nil {
 			return nil, err
