@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
@@ -38,8 +39,11 @@ type writer struct {
 	*recordlog.Log
 	t     *testing.T
 	topic string
+	opts  recordlog.Options
 	logs  *process.Output
 	stop  func() // ends Run and waits for it
+	// before is how many records an earlier Log with the same spool delivered.
+	before uint64
 
 	mu   sync.Mutex
 	sent map[string]int // by key; their records are numbered from 0
@@ -65,29 +69,14 @@ func writeTo(t *testing.T, c *kafka.Cluster, topic string, change func(*recordlo
 		Brokers:        c.Addrs(kafka.Plain),
 		Topic:          topic,
 		Partitions:     partitions,
+		SpoolOptions:   recordlog.SpoolOptions{SpoolDir: filepath.Join(t.TempDir(), "spool")},
 		RequestTimeout: 4 * time.Second,
 		Logger:         slog.New(slog.NewTextHandler(w.logs, nil)),
-		Registerer:     prometheus.NewRegistry(),
 	}
 	if change != nil {
 		change(&opts)
 	}
-	l, err := recordlog.New(opts)
-	if err != nil {
-		t.Fatal(err)
-	}
-	w.Log = l
-	ctx, cancel := context.WithCancel(context.Background())
-	var wg sync.WaitGroup
-	wg.Go(func() {
-		if err := l.Run(ctx); err != nil {
-			t.Errorf("Run = %v", err)
-		}
-	})
-	w.stop = sync.OnceFunc(func() {
-		cancel()
-		wg.Wait()
-	})
+	w.run(opts)
 	t.Cleanup(func() {
 		w.stop()
 		if t.Failed() {
@@ -95,6 +84,31 @@ func writeTo(t *testing.T, c *kafka.Cluster, topic string, change func(*recordlo
 		}
 	})
 	return w
+}
+
+// run starts a Log, in place of one that has ended.
+func (w *writer) run(opts recordlog.Options) {
+	w.t.Helper()
+	if w.Log != nil {
+		w.before += w.Ledger().Delivered
+	}
+	opts.Registerer = prometheus.NewRegistry()
+	l, err := recordlog.New(opts)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.Log, w.opts = l, opts
+	ctx, cancel := context.WithCancel(context.Background())
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		if err := l.Run(ctx); err != nil {
+			w.t.Errorf("Run = %v", err)
+		}
+	})
+	w.stop = sync.OnceFunc(func() {
+		cancel()
+		wg.Wait()
+	})
 }
 
 // append hands over n more records of a key as one message.
@@ -192,7 +206,7 @@ func (w *writer) settle() recordlog.Ledger {
 func (w *writer) delivered(c *kafka.Cluster) recordlog.Ledger {
 	w.t.Helper()
 	l := w.settle()
-	if n := w.appended(); l.Received != n || l.Delivered != n {
+	if n := w.appended() - w.before; l.Received != n || l.Delivered != n {
 		w.t.Errorf("appended %d: %+v, want as many received and delivered", n, l)
 	}
 	seen := w.read(c)
