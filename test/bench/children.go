@@ -30,16 +30,16 @@ type certificates struct {
 	Key  string `required:"" help:"Its key."`
 }
 
-func (c *certificates) load() (*tls.Certificate, *tls.Config, error) {
+func (c *certificates) load() (*tls.Config, error) {
 	pair, err := pki.LoadPair(c.Cert, c.Key)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	authorities, err := pki.LoadCertificates(c.CA)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	return pair, &tls.Config{Certificates: []tls.Certificate{*pair}, RootCAs: pki.Pool(authorities...), ClientCAs: pki.Pool(authorities...), MinVersion: tls.VersionTLS12}, nil
+	return &tls.Config{Certificates: []tls.Certificate{*pair}, RootCAs: pki.Pool(authorities...), ClientCAs: pki.Pool(authorities...), MinVersion: tls.VersionTLS12}, nil
 }
 
 // serve answers the parent while work runs; both end with the other one.
@@ -87,7 +87,7 @@ type agentsCmd struct {
 
 // Run is called by kong.
 func (c *agentsCmd) Run(ctx context.Context) error {
-	_, config, err := c.load()
+	config, err := c.load()
 	if err != nil {
 		return err
 	}
@@ -172,7 +172,7 @@ type floorCmd struct {
 
 // Run is called by kong.
 func (c *floorCmd) Run(ctx context.Context) error {
-	_, config, err := c.load()
+	config, err := c.load()
 	if err != nil {
 		return err
 	}

@@ -31,6 +31,7 @@ func (c *runCmd) Run(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("find this program: %w", err)
 	}
+	machine := table.NewMachine()
 	figures, err := table.Measure(ctx, table.Options{
 		Self: self, Muster: c.Muster, Rows: c.Rows, Long: c.Long, Rounds: c.Rounds, Window: c.Window, Profile: c.Profile,
 		Logger: slog.New(slog.NewTextHandler(os.Stderr, nil)),
@@ -38,6 +39,7 @@ func (c *runCmd) Run(ctx context.Context) error {
 	if printed := table.Print(os.Stdout, figures); printed != nil {
 		return errors.Join(err, printed)
 	}
+	fmt.Printf("\n%s\n", machine.String(c.Muster))
 	if err != nil {
 		return err
 	}

@@ -29,10 +29,12 @@ func (c *soakCmd) Run(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("find this program: %w", err)
 	}
+	machine := table.NewMachine()
 	err = table.Soak(ctx, table.SoakOptions{
 		Self: self, Muster: c.Muster, Agents: c.Agents, Rate: c.Rate, Duration: c.Duration, Every: c.Every, Profile: c.Profile,
 		Logger: slog.New(slog.NewTextHandler(os.Stderr, nil)), Out: os.Stdout,
 	})
+	fmt.Println(machine.String(c.Muster))
 	if err == nil {
 		fmt.Println("PASS")
 	}

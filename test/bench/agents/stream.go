@@ -112,9 +112,15 @@ func (s *stream) greet(ctx context.Context) error {
 func requestHeaders() []byte {
 	var b []byte
 	for _, h := range [][2]string{
-		{":method", "POST"}, {":scheme", "https"}, {":path", "/grpc.Transfer/Transfer"}, {":authority", "elkeid.com"},
-		{"content-type", "application/grpc"}, {"user-agent", "grpc-go/1.60.1"}, {"te", "trailers"},
-		{"grpc-encoding", "snappy"}, {"grpc-accept-encoding", "snappy"},
+		{":method", "POST"},
+		{":scheme", "https"},
+		{":path", "/grpc.Transfer/Transfer"},
+		{":authority", "elkeid.com"},
+		{"content-type", "application/grpc"},
+		{"user-agent", "grpc-go/1.60.1"},
+		{"te", "trailers"},
+		{"grpc-encoding", "snappy"},
+		{"grpc-accept-encoding", "snappy"},
 	} {
 		b = append(b, 0, byte(len(h[0])))
 		b = append(b, h[0]...)

@@ -154,3 +154,16 @@ func TestHangs(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+func TestTellsTheLargestMessage(t *testing.T) {
+	b := start(t)
+	res, err := client(t, b).DescribeConfigs(t.Context(), &kafka.DescribeConfigsRequest{
+		Resources: []kafka.DescribeConfigRequestResource{{ResourceType: kafka.ResourceTypeTopic, ResourceName: "hids_svr", ConfigNames: []string{"max.message.bytes"}}},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(res.Resources) != 1 || len(res.Resources[0].ConfigEntries) != 1 || res.Resources[0].ConfigEntries[0].ConfigValue != "1048588" {
+		t.Errorf("answer %+v", res)
+	}
+}

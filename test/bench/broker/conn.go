@@ -146,8 +146,7 @@ func (c *conn) answer(r *reader, whole bool) error {
 		w.text(r.text())
 		w.int16(0)
 	case key == keyDescribeConfigs && version == otherVersion:
-		w.int32(0)
-		w.array(0)
+		c.configs(w, r)
 	case key == keyProduce && version == produceVersion:
 		if err := c.produce(w, r, whole); err != nil {
 			return err
@@ -171,8 +170,12 @@ func (c *conn) versions(w *writer, asked int16) {
 	}
 	w.int16(0)
 	all := [][2]int16{
-		{keyProduce, produceVersion}, {keyMetadata, metadataVersion}, {keyVersions, otherVersion},
-		{keyCreateTopics, otherVersion}, {keyInitProducer, otherVersion}, {keyDescribeConfigs, otherVersion},
+		{keyProduce, produceVersion},
+		{keyMetadata, metadataVersion},
+		{keyVersions, otherVersion},
+		{keyCreateTopics, otherVersion},
+		{keyInitProducer, otherVersion},
+		{keyDescribeConfigs, otherVersion},
 	}
 	w.array(len(all))
 	for _, k := range all {
@@ -214,6 +217,27 @@ func (c *conn) metadata(w *writer, r *reader) {
 			w.array(1)
 			w.int32(1)
 		}
+	}
+}
+
+// configs tells the only one that anybody asks for.
+func (c *conn) configs(w *writer, r *reader) {
+	w.int32(0) // no throttling
+	n := max(int(r.int32()), 0)
+	w.array(n)
+	for range n {
+		kind, name := r.take(1)[0], r.text()
+		for range max(int(r.int32()), 0) {
+			r.text()
+		}
+		w.int16(0)
+		w.int16(-1) // no error
+		w.b = append(w.b, kind)
+		w.text(name)
+		w.array(1)
+		w.text("max.message.bytes")
+		w.text("1048588")
+		w.b = append(w.b, 0, 1, 0) // a default that is no secret
 	}
 }
 

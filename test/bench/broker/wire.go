@@ -14,7 +14,7 @@ type reader struct {
 func (r *reader) take(n int) []byte {
 	if n < 0 || n > len(r.b) {
 		r.failed = true
-		return make([]byte, max(n, 0)&63)
+		return make([]byte, 64)
 	}
 	v := r.b[:n]
 	r.b = r.b[n:]

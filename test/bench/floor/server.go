@@ -38,8 +38,7 @@ func Run(ctx context.Context, opts Options) error {
 		grpc.Creds(credentials.NewTLS(opts.TLS)),
 		grpc.ForceServerCodecV2(codec{}),
 		grpc.MaxRecvMsgSize(10<<20),
-		grpc.ReadBufferSize(4<<10),
-		grpc.SharedWriteBuffer(true),
+		grpc.ReadBufferSize(4<<10), // the write buffer is shared by default
 	)
 	server.RegisterService(&grpc.ServiceDesc{
 		ServiceName: "grpc.Transfer",

@@ -18,9 +18,9 @@ var errMalformed = errors.New("malformed message")
 
 // message is a RawData message taken apart; its slices point into it.
 type message struct {
-	records         [][]byte
-	agent, ip, rest []byte
-	suffix          []byte
+	records [][]byte
+	agent   []byte
+	suffix  []byte
 }
 
 // parse walks the top level of a message, and makes the suffix that turns its

@@ -9,7 +9,7 @@ import (
 	"math"
 )
 
-// A mark is the first entry of each record's body: who sent it, its number
+// A Mark is the first entry of each record's body: who sent it, its number
 // among that agent's records and when it was sent. It has a fixed width, so that
 // it can be written over, and it is text, as everything in a body is.
 type Mark struct {

@@ -8,6 +8,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strconv"
 	"sync"
 
@@ -166,13 +167,25 @@ func (m *Maker) event(now int64) (body []byte, mark int) {
 	mark = len(b) - markBytes
 	for _, f := range [][2]string{
 		{"uid", strconv.Itoa(r.IntN(3) * 1000)},
-		{"exe", p.exe}, {"argv", p.argv + strconv.FormatUint(r.Uint64()>>24, 16)}, {"comm", p.comm},
-		{"pid", strconv.Itoa(pid)}, {"ppid", strconv.Itoa(ppid)}, {"pgid", strconv.Itoa(pid)}, {"tgid", strconv.Itoa(pid)},
-		{"sid", strconv.Itoa(1000 + r.IntN(500))}, {"ppid_exe", p.parent},
-		{"stdin", "/dev/null"}, {"stdout", "pipe:[" + strconv.Itoa(400_000+r.IntN(300_000)) + "]"},
-		{"run_path", "/opt/app"}, {"dip", "-1"}, {"dport", "-1"}, {"sa_family", "-1"},
+		{"exe", p.exe},
+		{"argv", p.argv + strconv.FormatUint(r.Uint64()>>24, 16)},
+		{"comm", p.comm},
+		{"pid", strconv.Itoa(pid)},
+		{"ppid", strconv.Itoa(ppid)},
+		{"pgid", strconv.Itoa(pid)},
+		{"tgid", strconv.Itoa(pid)},
+		{"sid", strconv.Itoa(1000 + r.IntN(500))},
+		{"ppid_exe", p.parent},
+		{"stdin", "/dev/null"},
+		{"stdout", "pipe:[" + strconv.Itoa(400_000+r.IntN(300_000)) + "]"},
+		{"run_path", "/opt/app"},
+		{"dip", "-1"},
+		{"dport", "-1"},
+		{"sa_family", "-1"},
 		{"pid_tree", fmt.Sprintf("%d.%s<%d.containerd-shim<1.systemd", pid, p.comm, ppid)},
-		{"tty_name", "-1"}, {"res", "0"}, {"username", "root"},
+		{"tty_name", "-1"},
+		{"res", "0"},
+		{"username", "root"},
 		{"exe_hash", fmt.Sprintf("%016x", r.Uint64())},
 		{"time", strconv.FormatInt(now, 10)},
 	} {
@@ -188,7 +201,7 @@ func pad(body []byte, now int64) []byte {
 	over := len(appendField(nil, "env", "")) + len(recordOf(typeExecve, now, body))
 	room := RecordBytes - over
 	for range 3 { // lengths of one or two bytes
-		padded := appendField(body[:len(body):len(body)], "env", filler[:max(min(room, len(filler)), 0)])
+		padded := appendField(slices.Clip(body), "env", filler[:max(min(room, len(filler)), 0)])
 		diff := len(recordOf(typeExecve, now, padded)) - RecordBytes
 		if diff <= 0 {
 			return padded
@@ -203,18 +216,47 @@ func (m *Maker) heartbeat(now int64) []byte {
 	r := m.rng
 	var b []byte
 	for _, f := range [][2]string{
-		{"kernel_version", "5.15.0-91-generic"}, {"arch", "x86_64"}, {"platform", "debian"}, {"platform_family", "debian"},
-		{"platform_version", "12.5"}, {"nproc", "8"}, {"total_mem", "16777216000"},
-		{"host_model", "Standard PC (Q35 + ICH9, 2009)"}, {"host_vendor", "QEMU"}, {"dns", "10.0.0.2"}, {"gateway", "10.0.0.1"},
-		{"cpu_name", "Simulated CPU @ 2.60GHz"}, {"state", "running"}, {"state_detail", ""}, {"idc", "default"}, {"region", "default"},
-		{"net_mode", "sd"}, {"rx_speed", decimal(r, 200)}, {"tx_speed", decimal(r, 9000)}, {"cpu", decimal(r, 0.05)},
-		{"rss", strconv.Itoa(20<<20 + r.IntN(8<<20))}, {"read_speed", decimal(r, 10)}, {"write_speed", decimal(r, 100)},
-		{"pid", strconv.Itoa(1000 + int(m.agent%60_000))}, {"nfd", strconv.Itoa(16 + r.IntN(8))}, {"start_time", "1700000000"},
-		{"tx_tps", decimal(r, 10)}, {"rx_tps", decimal(r, 1)}, {"du", strconv.Itoa(40<<20 + r.IntN(1<<20))},
-		{"ngr", strconv.Itoa(30 + r.IntN(10))}, {"load_1", decimal(r, 4)}, {"load_5", decimal(r, 4)}, {"load_15", decimal(r, 4)},
-		{"running_procs", strconv.Itoa(1 + r.IntN(4))}, {"total_procs", strconv.Itoa(200 + r.IntN(50))},
-		{"host_serial", fmt.Sprintf("SN%08d", m.agent)}, {"host_id", AgentID(m.agent)}, {"boot_time", "1699990000"},
-		{"cpu_usage", decimal(r, 1)}, {"mem_usage", decimal(r, 0.7)}, {"time", strconv.FormatInt(now, 10)},
+		{"kernel_version", "5.15.0-91-generic"},
+		{"arch", "x86_64"},
+		{"platform", "debian"},
+		{"platform_family", "debian"},
+		{"platform_version", "12.5"},
+		{"nproc", "8"},
+		{"total_mem", "16777216000"},
+		{"host_model", "Standard PC (Q35 + ICH9, 2009)"},
+		{"host_vendor", "QEMU"},
+		{"dns", "10.0.0.2"},
+		{"gateway", "10.0.0.1"},
+		{"cpu_name", "Simulated CPU @ 2.60GHz"},
+		{"state", "running"},
+		{"state_detail", ""},
+		{"idc", "default"},
+		{"region", "default"},
+		{"net_mode", "sd"},
+		{"rx_speed", decimal(r, 200)},
+		{"tx_speed", decimal(r, 9000)},
+		{"cpu", decimal(r, 0.05)},
+		{"rss", strconv.Itoa(20<<20 + r.IntN(8<<20))},
+		{"read_speed", decimal(r, 10)},
+		{"write_speed", decimal(r, 100)},
+		{"pid", strconv.Itoa(1000 + int(m.agent%60_000))},
+		{"nfd", strconv.Itoa(16 + r.IntN(8))},
+		{"start_time", "1700000000"},
+		{"tx_tps", decimal(r, 10)},
+		{"rx_tps", decimal(r, 1)},
+		{"du", strconv.Itoa(40<<20 + r.IntN(1<<20))},
+		{"ngr", strconv.Itoa(30 + r.IntN(10))},
+		{"load_1", decimal(r, 4)},
+		{"load_5", decimal(r, 4)},
+		{"load_15", decimal(r, 4)},
+		{"running_procs", strconv.Itoa(1 + r.IntN(4))},
+		{"total_procs", strconv.Itoa(200 + r.IntN(50))},
+		{"host_serial", fmt.Sprintf("SN%08d", m.agent)},
+		{"host_id", AgentID(m.agent)},
+		{"boot_time", "1699990000"},
+		{"cpu_usage", decimal(r, 1)},
+		{"mem_usage", decimal(r, 0.7)},
+		{"time", strconv.FormatInt(now, 10)},
 	} {
 		b = appendField(b, f[0], f[1])
 	}

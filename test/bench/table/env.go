@@ -14,6 +14,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"time"
 
@@ -49,8 +50,8 @@ func newEnv(opts Options) (*Env, error) {
 
 // end ends all processes of a row, the last one first.
 func (e *Env) end() {
-	for i := len(e.ending) - 1; i >= 0; i-- {
-		if err := e.ending[i](); err != nil {
+	for _, end := range slices.Backward(e.ending) {
+		if err := end(); err != nil {
 			e.log.Warn("a process did not end well", "error", err)
 		}
 	}
