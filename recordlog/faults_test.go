@@ -11,6 +11,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
@@ -214,10 +215,12 @@ func TestNewProducerAfterLostAnswerIsCounted(t *testing.T) {
 	})
 }
 
+// TestBatchTooLargeIsSplit: the user may not see the topic's settings.
 func TestBatchTooLargeIsSplit(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		limit := "10000"
 		b := startBroker(t)
+		b.hideConfigs()
 		b.setTopic(t, "max.message.bytes", limit)
 		l := startLog(t, b, nil)
 		w := wants{}
@@ -263,4 +266,65 @@ func TestRecordOverMaxIsRefused(t *testing.T) {
 		}
 		wants{"agent-2": {"small", "small too", "small", "small too", "small", "small too"}}.check(t, b.read(t), 8)
 	})
+}
+
+// hideConfigs answers that the topic's settings are not for this user.
+func (b *broker) hideConfigs() {
+	b.ControlKey(int16(kmsg.DescribeConfigs), func(req kmsg.Request) (kmsg.Response, error, bool) {
+		b.KeepControl()
+		res := req.ResponseKind().(*kmsg.DescribeConfigsResponse)
+		for _, r := range req.(*kmsg.DescribeConfigsRequest).Resources {
+			sr := kmsg.NewDescribeConfigsResponseResource()
+			sr.ResourceType, sr.ResourceName, sr.ErrorCode = r.ResourceType, r.ResourceName, kerr.TopicAuthorizationFailed.Code
+			res.Resources = append(res.Resources, sr)
+		}
+		return res, nil, true
+	})
+}
+
+// TestTopicsLimitIsKept: no batch is larger than the topic takes, a record that
+// is too large is refused at once, and a limit that changes is noticed.
+func TestTopicsLimitIsKept(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := startBroker(t)
+		b.setTopic(t, "max.message.bytes", "10000")
+		l := startLog(t, b, nil)
+		time.Sleep(time.Second)
+		w := wants{}
+		var values []string
+		for i := range 40 {
+			values = append(values, fmt.Sprint(i, strings.Repeat("z", 3000)))
+		}
+		w.add("agent-1", values...)
+		l.append(t, "agent-1", append(values[:20:20], append([]string{strings.Repeat("h", 9_950)}, values[20:]...)...)...)
+		if s := l.settled(t); s.Delivered != 40 || s.Refused != 1 {
+			t.Errorf("ledger = %+v, want 40 delivered, 1 refused", s)
+		}
+		if n := metric(t, l, "muster_recordlog_retries_total", "too_large"); n != 0 {
+			t.Errorf("%v batches were too large, want none", n)
+		}
+		value := "3000000"
+		for _, r := range mustAlter(t, b, value) {
+			if r.Err != nil {
+				t.Fatal(r.Err)
+			}
+		}
+		time.Sleep(31 * time.Second)
+		large := strings.Repeat("l", 2_500_000)
+		w.add("agent-2", large)
+		l.append(t, "agent-2", large)
+		if s := l.settled(t); s.Delivered != 41 {
+			t.Errorf("ledger = %+v, want the large record delivered", s)
+		}
+		w.check(t, b.read(t), 8)
+	})
+}
+
+func mustAlter(t *testing.T, b *broker, value string) kadm.AlterConfigsResponses {
+	t.Helper()
+	rs, err := b.admin(t).AlterTopicConfigs(t.Context(), []kadm.AlterConfig{{Name: "max.message.bytes", Value: &value}}, topic)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return rs
 }

@@ -140,13 +140,19 @@ func (h *health) derive(apply func(), why string) (was, now Status, warn bool) {
 	return was, h.now, warn
 }
 
-// throttle lets one event of a key through in each period. Of more than max
-// keys, the one let through longest ago is forgotten.
+// throttledBurst is how many events a throttle lets through in a minute.
+const throttledBurst = 20
+
+// throttle lets one event of a key through in each period, and no more than
+// throttledBurst of all keys in a minute. Of more than max keys, the one let
+// through longest ago is forgotten.
 type throttle struct {
 	max    int
 	period time.Duration
 
 	mu    sync.Mutex
+	began time.Time                // of the present minute
+	burst int                      // events let through in it
 	keys  map[string]*list.Element // of throttled
 	order *list.List               // oldest first
 }
@@ -163,6 +169,12 @@ func newThrottle(maxKeys int, period time.Duration) *throttle {
 func (t *throttle) allow(key string, now time.Time) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if now.Sub(t.began) >= time.Minute {
+		t.began, t.burst = now, 0
+	}
+	if t.burst >= throttledBurst {
+		return false
+	}
 	if e, ok := t.keys[key]; ok {
 		if now.Sub(e.Value.(throttled).last) < t.period {
 			return false
@@ -173,5 +185,6 @@ func (t *throttle) allow(key string, now time.Time) bool {
 		delete(t.keys, t.order.Remove(oldest).(throttled).key)
 	}
 	t.keys[key] = t.order.PushBack(throttled{key, now})
+	t.burst++
 	return true
 }

@@ -71,7 +71,8 @@ func New(opts Options) (*Log, error) {
 		room:   newRoom(opts.MaxPendingBytes),
 		kick:   make(chan struct{}, 1),
 	}
-	l.limits.init(opts.MaxRecordBytes)
+	l.limits.reported = newThrottle(1024, time.Hour)
+	l.follow(0)
 	l.ending, l.end = context.WithCancel(context.Background())
 	l.held = newPartition(l, -1)
 	l.all = []*partition{l.held}

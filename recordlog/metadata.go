@@ -134,6 +134,11 @@ func (l *Log) refresh(ctx context.Context, c *conn, group *lifecycle.Group) (*co
 	l.spools.note(len(seen.leaders))
 	l.repartition(ctx, group, len(seen.leaders))
 	l.moveOrphans(ctx, group)
+	if err := l.askLimits(ctx, c); err != nil {
+		c.close()
+		l.logger.Debug("the topic's settings are not known: the defaults hold", "error", err)
+		return nil, nil
+	}
 	return c, nil
 }
 

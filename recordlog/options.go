@@ -4,6 +4,7 @@
 package recordlog
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -111,7 +112,6 @@ func (o Options) withDefaults() Options {
 	setDefault(&o.Partitions, DefaultPartitions)
 	setDefault(&o.Compression, CompressionNone)
 	setDefault(&o.MaxPendingBytes, DefaultMaxPendingBytes)
-	setDefault(&o.MaxRecordBytes, DefaultMaxRecordBytes)
 	setDefault(&o.SpoolMaxBytes, DefaultSpoolMaxBytes)
 	setDefault(&o.spoolDisk, spoolDisk(osDisk{}))
 	setDefault(&o.bootID, machineBoot())
@@ -153,10 +153,10 @@ func (o *Options) validate() error {
 		return fmt.Errorf("recordlog: Brokers: OneBroker goes with one, not %d", len(o.Brokers))
 	case o.Partitions < 0:
 		return fmt.Errorf("recordlog: Partitions: %d is negative", o.Partitions)
-	case o.MaxRecordBytes < 1024:
+	case o.MaxRecordBytes != 0 && o.MaxRecordBytes < 1024:
 		return fmt.Errorf("recordlog: MaxRecordBytes: %d is below 1024", o.MaxRecordBytes)
-	case o.MaxPendingBytes < int64(o.MaxRecordBytes):
-		return fmt.Errorf("recordlog: MaxPendingBytes: %d is below MaxRecordBytes (%d)", o.MaxPendingBytes, o.MaxRecordBytes)
+	case o.MaxPendingBytes < int64(cmp.Or(o.MaxRecordBytes, DefaultMaxRecordBytes)):
+		return fmt.Errorf("recordlog: MaxPendingBytes: %d is below MaxRecordBytes (%d)", o.MaxPendingBytes, cmp.Or(o.MaxRecordBytes, DefaultMaxRecordBytes))
 	case o.SpoolMaxBytes < 0 || o.SpoolDir != "" && o.SpoolMaxBytes < minSpoolBytes:
 		return fmt.Errorf("recordlog: SpoolMaxBytes: %d is below %d", o.SpoolMaxBytes, minSpoolBytes)
 	case o.SpoolDir != "" && !filepath.IsLocal(o.Topic):

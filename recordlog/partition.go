@@ -125,6 +125,9 @@ func (p *partition) fresh() *batch {
 
 // recycle keeps a settled batch's memory for others.
 func (p *partition) recycle(b *batch) {
+	if cap(b.buf) > 2*batchBytes {
+		return // of a record that is rarely so large
+	}
 	b.reset()
 	p.log.spare.Put(b)
 }

@@ -52,6 +52,8 @@ func spoolIsEmpty(t *testing.T, dir string) {
 	}
 }
 
+type kgoRecord = kgo.Record
+
 // agents append on their own until stopped, a record each every pause.
 type agents struct {
 	wants

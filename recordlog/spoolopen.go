@@ -120,8 +120,11 @@ func (s *spoolLog) findStart() {
 			s.read = cursor{seg: s.read.seg + 1}
 			continue
 		}
-		s.taken = place{e.number, e.before}
-		s.done, s.eldest = s.taken, e.oldest
+		s.taken, s.eldest = place{e.number, e.before}, e.oldest
+		if want == 1 && seg.first == 1 { // what is missing before it is known
+			s.taken = place{number: 1}
+		}
+		s.done = s.taken
 		return
 	}
 	s.taken, s.done = s.next, s.next
