@@ -111,7 +111,7 @@ func (w *watched) show(e *engine, now time.Time) (firing bool) {
 			state, firing = "firing", true
 		}
 		b := labels.NewBuilder(labels.FromMap(a.labels))
-		b.Set(labels.MetricName, "ALERTS")
+		b.Set(model.MetricNameLabel, "ALERTS")
 		b.Set("alertstate", state)
 		l := b.Labels()
 		e.add(l, now.UnixMilli(), 1)
@@ -146,7 +146,7 @@ func (w *watched) describe(ctx context.Context, e *engine, s promql.Sample, now 
 		return out
 	}
 	a := &alert{since: now, annotations: expand(w.Annotations), labels: own}
-	delete(a.labels, labels.MetricName)
+	delete(a.labels, model.MetricNameLabel)
 	maps.Copy(a.labels, expand(w.Labels))
 	a.labels[labels.AlertName] = w.Alert
 	return a, errors.Join(errs...)

@@ -19,6 +19,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/prometheus/common/model"
 	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/model/rulefmt"
 	"github.com/prometheus/prometheus/model/textparse"
@@ -206,7 +207,7 @@ func scrape(ctx context.Context, client *http.Client, e *engine, target string) 
 		if err != nil {
 			up = 0
 		}
-		e.add(labels.FromStrings(labels.MetricName, "up", "job", "muster", "instance", u.Host), now, up)
+		e.add(labels.FromStrings(model.MetricNameLabel, "up", "job", "muster", "instance", u.Host), now, up)
 	}()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, target, nil)
 	if err != nil {

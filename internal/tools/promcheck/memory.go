@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/prometheus/common/model"
 	"github.com/prometheus/prometheus/model/histogram"
 	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/promql"
@@ -69,7 +70,7 @@ func (m *memory) names() map[string]bool {
 	defer m.mu.Unlock()
 	out := make(map[string]bool)
 	for _, s := range m.series {
-		out[s.labels.Get(labels.MetricName)] = true
+		out[s.labels.Get(model.MetricNameLabel)] = true
 	}
 	return out
 }
