@@ -12,6 +12,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	"github.com/hashicorp/raft"
 
 	"muster/fleet"
@@ -86,11 +87,17 @@ func TestSnapshotInstall(t *testing.T) {
 		eventually(t, "n2 follows", func() bool { return n2.Status().Hash == n1.Status().Hash })
 		wantError(t, n2.CreateUser(t.Context(), fleet.User{Name: "u", PasswordHash: "h"}), fleet.ErrUnavailable)
 
+		_, err = n1.CreateTask(t.Context(), newTask("k0"), []string{"first"})
+		must(t, err)
+		eventually(t, "n2 has something for an agent", func() bool { return len(n2.Due([]string{"first"})) == 1 })
+
 		// Cut n2 off until the leader's log no longer reaches back to it.
 		t1.Disconnect("n2")
 		for i := range 60 {
 			reportOne(t, n1.Store, fmt.Sprintf("later%02d", i))
 		}
+		_, err = n1.CreateTask(t.Context(), newTask("k1"), []string{"later03"})
+		must(t, err)
 		eventually(t, "n2 is not current", func() bool { return !n2.Current() })
 		eventually(t, "the log is cut", func() bool { return logBegin(n1) > 30 })
 
@@ -111,6 +118,9 @@ func TestSnapshotInstall(t *testing.T) {
 			t.Fatalf("no wake-up; steps %v", images)
 		}
 		eventually(t, "n2 is current", func() bool { return n2.Current() && n2.Status().Hash == n1.Status().Hash })
+		if diff := cmp.Diff([]string{"first", "later03"}, n2.Due([]string{"first", "later02", "later03"})); diff != "" {
+			t.Errorf("due by the installed state (-want +got): %s", diff)
+		}
 		checkState(t, n2.Store)
 		if len(images) != 5 {
 			t.Fatalf("steps %v", images)
