@@ -61,18 +61,7 @@ func testTooFewReplicas(t *testing.T, c *kafka.Cluster) {
 	w := write(t, c, nil)
 	stop := w.load(faultRate)
 	w.flows()
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
-	defer cancel()
-	all := "3"
-	altered, err := c.Admin().AlterTopicConfigs(ctx, []kadm.AlterConfig{{Name: "min.insync.replicas", Value: &all}}, w.topic)
-	if err == nil {
-		for _, a := range altered {
-			err = errors.Join(err, a.Err)
-		}
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
+	set(t, c, w.topic, "min.insync.replicas", "3")
 	b := c.Brokers[c.Controller().ID%len(c.Brokers)]
 	b.Kill()
 	w.lastErrorHas("too few in-sync replicas: check the brokers")
@@ -232,4 +221,36 @@ func testSlow(t *testing.T, c *kafka.Cluster) {
 	}
 	t.Logf("at most %d records were pending", most)
 	w.undoubled(c)
+}
+
+// testThrottled has the broker slow its clients down, as quotas do: it answers,
+// and then hears nothing on that connection for a while.
+func testThrottled(t *testing.T, c *kafka.Cluster) {
+	clients := "muster" // by the name that they give themselves
+	quota := func(op kadm.AlterClientQuotaOp) {
+		ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+		defer cancel()
+		altered, err := c.Admin().AlterClientQuotas(ctx, []kadm.AlterClientQuotaEntry{{
+			Entity: kadm.ClientQuotaEntity{{Type: "client-id", Name: &clients}}, Ops: []kadm.AlterClientQuotaOp{op},
+		}})
+		for _, a := range altered {
+			err = errors.Join(err, a.Err)
+		}
+		if err != nil {
+			t.Error(err)
+		}
+	}
+	const rate, bytes = 500 << 10, 3 << 20
+	quota(kadm.AlterClientQuotaOp{Key: "producer_byte_rate", Value: rate})
+	defer quota(kadm.AlterClientQuotaOp{Key: "producer_byte_rate", Remove: true})
+	w := write(t, c, nil)
+	began := time.Now()
+	for range bytes / (100 * len(padding)) {
+		w.burst(10, 1, 10)
+	}
+	w.undoubled(c)
+	if took := time.Since(began); took < bytes/rate/2*time.Second {
+		t.Errorf("%d records took %s: they were not slowed down", w.appended(), took)
+	}
+	t.Logf("%d records took %s", w.appended(), time.Since(began).Round(time.Millisecond))
 }

@@ -62,6 +62,7 @@ func TestThreeBrokers(t *testing.T) {
 			{"SASL", testSASL},
 			{"TLS", testTLS},
 			{"LogInEnds", testLogInEnds},
+			{"TooLarge", testTooLarge},
 			{"AnswersLost", testAnswersLost},
 			{"ConnectionsCut", testConnectionsCut},
 			{"Partitioned", testPartitioned},
@@ -93,10 +94,15 @@ func TestOneBroker(t *testing.T) {
 	needKafka(t)
 	dir := t.TempDir()
 	disk, noDisk := kafka.NewDisk(t, filepath.Join(dir, "1"), 256)
-	c := kafka.Start(t, kafka.Options{Dir: dir})
+	c := kafka.Start(t, kafka.Options{Dir: dir, Settings: map[string]string{
+		"producer.id.expiration.check.interval.ms": "200",
+		"quota.window.num":                         "2", // seconds over which it is measured
+	}})
 	for _, p := range []part{
+		{"Throttled", testThrottled},
 		{"CertificateExpired", testCertificateExpired},
 		{"Full", func(t *testing.T, c *kafka.Cluster) { testFull(t, c, disk, noDisk) }},
+		{"ProducerForgotten", testProducerForgotten}, // the last: it changes a setting for all
 	} {
 		t.Run(p.name, func(t *testing.T) { p.test(t, c) })
 	}

@@ -18,6 +18,12 @@ import (
 // gone with it; what had not goes to the new one, which the Log makes itself if
 // nobody else does.
 func testTopicDeleted(t *testing.T, c *kafka.Cluster) {
+	for _, name := range []string{"again", "left"} {
+		t.Run(name, func(t *testing.T) { deleteTopic(t, c, name == "again") })
+	}
+}
+
+func deleteTopic(t *testing.T, c *kafka.Cluster, again bool) {
 	w := write(t, c, nil)
 	stop := w.load(faultRate)
 	w.flows()
@@ -31,9 +37,12 @@ func testTopicDeleted(t *testing.T, c *kafka.Cluster) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c.CreateTopic(w.topic, partitions)
+	if again {
+		c.CreateTopic(w.topic, partitions)
+	}
 	w.flows()
-	<-time.After(2 * time.Second)
+	c.WaitInSync(w.topic)
+	<-time.After(time.Second)
 	stop()
 	l := w.settle()
 	n := w.appended()
