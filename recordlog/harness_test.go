@@ -46,7 +46,10 @@ type broker struct {
 	mu    sync.Mutex
 	conns []net.Conn
 
-	seen []*kgo.Record // by readOnce
+	seen    []*kgo.Record // by readOnce
+	delay   atomic.Int64  // of each answer to a batch
+	refused atomic.Pointer[map[int32]bool]
+	refuses atomic.Bool
 }
 
 // startBroker runs a kfake with the topic in 8 partitions, unless opts say otherwise.
@@ -99,14 +102,20 @@ type lossyConn struct {
 	net.Conn
 	broker  *broker
 	produce bool // the last request was a big one, a batch
+	due     bool // its answer has not come
 }
 
 func (c *lossyConn) Write(p []byte) (int, error) {
 	c.produce = len(p) > 8 && p[4] == 0 && p[5] == 0 // API key 0
+	c.due = c.due || c.produce
 	return c.Conn.Write(p)
 }
 
 func (c *lossyConn) Read(p []byte) (int, error) {
+	if c.due {
+		time.Sleep(time.Duration(c.broker.delay.Load()))
+		c.due = false
+	}
 	n, err := c.Conn.Read(p)
 	if err == nil && c.produce && c.broker.lose.Add(-1) >= 0 {
 		_ = c.Close()

@@ -48,7 +48,8 @@ type spoolState struct {
 	active     int   // partitions that spool now
 	trouble    string
 	full       bool
-	told       bool // that records go to the disk
+	told       bool      // that records go to the disk
+	failed     time.Time // the last write that failed
 }
 
 // spoolDisk is what may fail when a disk is full, broken or slow.
@@ -346,26 +347,34 @@ func (l *Log) spoolOldest() (oldest time.Time) {
 	return oldest
 }
 
+// calmAfter is how long no write may fail before the spool counts as well again:
+// close to its limit some partitions still find room.
+const calmAfter = 5 * spoolRetry
+
 // wrote notes how a write ended, and says so when that changes.
 func (s *spools) wrote(err error) {
 	s.mu.Lock()
-	was := s.trouble
-	s.full, s.trouble = false, ""
+	was, now := s.trouble, time.Now()
+	if err != nil {
+		s.failed = now
+	} else if now.Sub(s.failed) > calmAfter {
+		s.full, s.trouble = false, ""
+	}
 	switch {
 	case errors.Is(err, errSpoolFull):
 		s.full, s.trouble = true, fmt.Sprintf("the spool is full (%d bytes): raise --spool-max-bytes or bring kafka back", s.limit)
 	case err != nil:
 		s.full, s.trouble = true, "the spool cannot be written, make room or mend the disk: "+err.Error()
 	}
-	now := s.trouble
+	why := s.trouble
 	s.mu.Unlock()
 	switch {
 	case err != nil:
 		s.metrics.errors.Inc()
 		if was == "" {
-			s.logger.Error("records stay in memory and agents are slowed: "+"the spool takes no more", "why", now, "dir", s.dir)
+			s.logger.Error("the spool takes no more: records stay in memory, and agents are slowed", "why", why, "dir", s.dir)
 		}
-	case was != "":
+	case was != "" && why == "":
 		s.logger.Info("the spool takes records again")
 	}
 }
