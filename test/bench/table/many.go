@@ -207,6 +207,6 @@ func (e *Env) storm(ctx context.Context, name string) (got agents.Stats, cpu flo
 	}
 	after, err := s.CPU()
 	e.log.Info("measured", "what", name, "configured", got.Configured, "after_s", number(time.Since(began).Seconds()),
-		"connect_failures", got.Failures, "streams_ended", got.Ended, "longest_s", number(got.ConfigMax))
+		"connect_failures", got.Failures, "last_failure", got.Failure, "streams_ended", got.Ended, "longest_s", number(got.ConfigMax))
 	return got, after - before, err
 }
