@@ -64,7 +64,8 @@ func seriesOf(t *testing.T, agents int, odd func(i int) fleet.DataType) (series 
 			a.beat()
 			a.send(record(odd(i), "k", "v"), record(fleet.DataTypeTaskResult, "token", fmt.Sprint("t", i), "status", "succeed"),
 				&agentpb.Record{DataType: int32(fleet.DataTypeHeartbeat), Body: []byte{0xff}})
-			if i%3 == 0 { // some leave with a fault
+			w.open(fmt.Sprintf("no agent's\nID %d", i), w.dialFrom(fmt.Sprintf("10.1.%d.%d", agents, i+1), nil)).beat() // refused
+			if i%3 == 0 {                                                                                               // some leave with a fault
 				a.id = "another"
 				a.send()
 			}
