@@ -46,6 +46,7 @@ type counters struct {
 	connected, failures, ended                       atomic.Int64
 	messages, records, numbered, heartbeats, skipped atomic.Int64
 	bytes                                            atomic.Int64
+	commands, lastCommand                            atomic.Int64
 }
 
 // New checks the options.
@@ -58,7 +59,7 @@ func New(opts Options) (*Agents, error) {
 	opts.TLS.NextProtos = []string{"h2"}
 	opts.TLS.MinVersion = tls.VersionTLS12
 	opts.TLS.CurvePreferences = []tls.CurveID{tls.X25519, tls.CurveP256} // what stock agents have; newer ones cost more
-	opts.TLS.DynamicRecordSizingDisabled = true // as it is after the first 128 KiB
+	opts.TLS.DynamicRecordSizingDisabled = true                          // as it is after the first 128 KiB
 	return &Agents{opts: opts, packer: records.NewPacker(), stopping: make(chan struct{})}, nil
 }
 
@@ -99,7 +100,8 @@ type agent struct {
 	sent   int // messages with data
 
 	beatAt     atomic.Int64 // when the first heartbeat was sent; Unix nanoseconds
-	configured bool         // the receiver's own
+	configured bool         // the receiver's own, as are:
+	messages   messages
 	nextBeat   time.Time
 	nextData   time.Time
 }
@@ -154,6 +156,7 @@ func (g *agent) session(ctx context.Context) error {
 	defer s.conn.NetConn().Close()
 	stop := context.AfterFunc(ctx, func() { _ = s.conn.NetConn().Close() })
 	defer stop()
+	g.messages = messages{}
 	c.connected.Add(1)
 	defer c.connected.Add(-1)
 	var receiver sync.WaitGroup
@@ -321,12 +324,18 @@ func (g *agent) beat(s *stream) error {
 	return nil
 }
 
-// received gets what the server sends. The first message is the config: nobody
-// gives the benchmark's agents tasks.
+// received gets what the server sends. All messages are configs: nobody gives the
+// benchmark's agents tasks.
 func (g *agent) received(piece []byte) {
-	if g.configured || len(piece) == 0 {
+	n := g.messages.feed(piece)
+	if n == 0 {
 		return
 	}
-	g.configured = true
-	g.all.configured(time.Duration(time.Now().UnixNano() - g.beatAt.Load()))
+	now := time.Now()
+	g.all.counters.commands.Add(int64(n))
+	g.all.counters.lastCommand.Store(now.UnixNano())
+	if !g.configured {
+		g.configured = true
+		g.all.configured(time.Duration(now.UnixNano() - g.beatAt.Load()))
+	}
 }

@@ -25,6 +25,9 @@ type Stats struct {
 	ConfigP50  float64 `json:"config_p50"` // seconds after the first heartbeat
 	ConfigP99  float64 `json:"config_p99"`
 	ConfigMax  float64 `json:"config_max"`
+
+	Commands    int64 `json:"commands"`     // messages of the server
+	LastCommand int64 `json:"last_command"` // when it came; Unix nanoseconds
 }
 
 // Stats counts.
@@ -34,6 +37,7 @@ func (a *Agents) Stats() Stats {
 		Connected: c.connected.Load(), Failures: c.failures.Load(), Ended: c.ended.Load(),
 		Messages: c.messages.Load(), Records: c.records.Load(), Numbered: c.numbered.Load(),
 		Heartbeats: c.heartbeats.Load(), Skipped: c.skipped.Load(), Bytes: c.bytes.Load(),
+		Commands: c.commands.Load(), LastCommand: c.lastCommand.Load(),
 	}
 	a.mu.Lock()
 	waits := slices.Clone(a.toConfig)
@@ -61,6 +65,8 @@ func (s Stats) Plus(o Stats) Stats {
 	s.Skipped += o.Skipped
 	s.Bytes += o.Bytes
 	s.Configured += o.Configured
+	s.Commands += o.Commands
+	s.LastCommand = max(s.LastCommand, o.LastCommand)
 	if s.Failure == "" {
 		s.Failure = o.Failure
 	}

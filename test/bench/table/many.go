@@ -21,6 +21,9 @@ const (
 	beatWindow  = 20 * time.Second
 	stormAgents = 5000
 	stormWithin = 120 * time.Second
+	pushAgents  = 15_000
+	pushRamp    = 30 * time.Second
+	pushWithin  = 60 * time.Second
 	// readings are averaged, as garbage comes and goes.
 	readings     = 10
 	readingsOver = 10 * time.Second

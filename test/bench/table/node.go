@@ -109,15 +109,23 @@ func (n *node) prepare(ctx context.Context) ([]string, error) {
 	if err := n.call(ctx, http.MethodPost, "/v1/pki/agent-bundles", apiv1.NewAgentBundle{Kind: "fleet", Name: "bench"}, &pem); err != nil {
 		return nil, fmt.Errorf("make the agents' certificate: %w", err)
 	}
+	if err := n.setConfig(ctx, "1.7.0.24"); err != nil {
+		return nil, err
+	}
+	return writeBundle(n.dir+"-agents", []byte(pem.CA), []byte(pem.Cert), []byte(pem.Key))
+}
+
+// setConfig sets the config of all agents, with a driver of that version.
+func (n *node) setConfig(ctx context.Context, driver string) error {
 	sum := strings.Repeat("3f", 32)
 	config := apiv1.DefaultConfig{Config: []apiv1.ConfigItem{
-		{Name: "driver", Type: "tar.gz", Version: "1.7.0.24", SHA256: sum, Signature: sum, DownloadURL: []string{"http://127.0.0.1/agent/driver-1.7.0.24.tar.gz"}},
+		{Name: "driver", Type: "tar.gz", Version: driver, SHA256: sum, Signature: sum, DownloadURL: []string{"http://127.0.0.1/agent/driver-" + driver + ".tar.gz"}},
 		{Name: "collector", Type: "tar.gz", Version: "1.0.0.140", SHA256: sum, Signature: sum, DownloadURL: []string{"http://127.0.0.1/agent/collector-1.0.0.140.tar.gz"}},
 	}}
 	if err := n.call(ctx, http.MethodPut, "/v1/config/default", config, nil); err != nil {
-		return nil, fmt.Errorf("set the agents' config: %w", err)
+		return fmt.Errorf("set the agents' config: %w", err)
 	}
-	return writeBundle(filepath.Join(n.dir+"-agents"), []byte(pem.CA), []byte(pem.Cert), []byte(pem.Key))
+	return nil
 }
 
 func (n *node) call(ctx context.Context, method, path string, in, out any) error {

@@ -62,6 +62,7 @@ func rows() []row {
 		{"idle", false, idleRow},
 		{"beat", false, beatRow},
 		{"storm", false, stormRow},
+		{"push", false, pushRow},
 		{"away10", false, away10Row},
 		{"away40", false, away40Row},
 		{"term", false, termRow},
