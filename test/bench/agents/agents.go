@@ -40,6 +40,7 @@ type Agents struct {
 	mu       sync.Mutex
 	toConfig []time.Duration
 	failure  error // the last one to connect
+	ending   error // of the last stream that ended before its time
 }
 
 type counters struct {
@@ -87,6 +88,13 @@ func (a *Agents) failed(err error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.failure = err
+}
+
+func (a *Agents) lost(err error) {
+	a.counters.ended.Add(1)
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.ending = err
 }
 
 // agent is one of them. Its own goroutine sends; another one receives.
@@ -168,7 +176,7 @@ func (g *agent) session(ctx context.Context) error {
 	defer receiver.Wait()
 	defer s.conn.NetConn().Close()
 	if err := g.serve(ctx, s); err != nil {
-		c.ended.Add(1)
+		g.all.lost(err)
 		return errors.Join(errSession, err)
 	}
 	if ctx.Err() != nil {

@@ -14,6 +14,7 @@ type Stats struct {
 	Failures   int64  `json:"failures"` // to connect
 	Failure    string `json:"failure"`  // the last of them
 	Ended      int64  `json:"ended"`    // streams, before their time
+	Ending     string `json:"ending"`   // of the last of them
 	Messages   int64  `json:"messages"`
 	Records    int64  `json:"records"`
 	Numbered   int64  `json:"numbered"` // of them
@@ -44,6 +45,9 @@ func (a *Agents) Stats() Stats {
 	if a.failure != nil {
 		s.Failure = a.failure.Error()
 	}
+	if a.ending != nil {
+		s.Ending = a.ending.Error()
+	}
 	a.mu.Unlock()
 	slices.Sort(waits)
 	if n := len(waits); n > 0 {
@@ -69,6 +73,9 @@ func (s Stats) Plus(o Stats) Stats {
 	s.LastCommand = max(s.LastCommand, o.LastCommand)
 	if s.Failure == "" {
 		s.Failure = o.Failure
+	}
+	if s.Ending == "" {
+		s.Ending = o.Ending
 	}
 	s.ConfigP50, s.ConfigP99, s.ConfigMax = max(s.ConfigP50, o.ConfigP50), max(s.ConfigP99, o.ConfigP99), max(s.ConfigMax, o.ConfigMax)
 	return s

@@ -268,10 +268,10 @@ func (s *stream) handle(f frame, message func([]byte)) error {
 		return err
 	case frameHeaders:
 		if f.flags&flagEndStream != 0 {
-			return errStreamEnded
+			return fmt.Errorf("%w by a status", errStreamEnded)
 		}
-	case frameReset, frameGoAway:
-		return errStreamEnded
+	case frameReset, frameGoAway: // both have a code; a reason stands after that of GOAWAY
+		return fmt.Errorf("%w: frame type %d: %q", errStreamEnded, f.kind, f.body)
 	}
 	return nil
 }

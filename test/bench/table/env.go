@@ -228,10 +228,24 @@ func (l *load) connected(ctx context.Context, within time.Duration) error {
 			return err
 		}
 		if s.Connected < int64(l.count) {
-			return notYet("%d of %d agents are connected; %d failures, the last one: %s", s.Connected, l.count, s.Failures, s.Failure)
+			return notYet("%d of %d agents are connected; %d failures, the last one: %s; %d streams ended, the last one: %s",
+				s.Connected, l.count, s.Failures, s.Failure, s.Ended, s.Ending)
 		}
 		return nil
 	})
+}
+
+// stillConnected says how many agents are. On a busy machine a few may be away
+// for a moment.
+func (l *load) stillConnected() (float64, error) {
+	s, err := l.stats()
+	if err != nil {
+		return 0, err
+	}
+	if float64(s.Connected) < 0.99*float64(l.count) {
+		return 0, fmt.Errorf("only %d of %d agents are connected; %d streams ended, the last one: %s", s.Connected, l.count, s.Ended, s.Ending)
+	}
+	return float64(s.Connected), nil
 }
 
 // notYetError is what await waits for to go away.

@@ -83,11 +83,17 @@ func (e *Env) memoryEach(ctx context.Context, start func(context.Context, *broke
 	if err != nil {
 		return 0, err
 	}
-	if err := l.connected(ctx, 0); err != nil {
+	connected, err := l.stillConnected()
+	if err != nil {
 		return 0, err
 	}
-	e.log.Info("measured", "what", "idle", "server", s.Name, "before_mb", number(before/1e6), "after_mb", number(after/1e6))
-	return (after - before) / idleAgents / 1e3, nil
+	stats, err := l.stats()
+	if err != nil {
+		return 0, err
+	}
+	e.log.Info("measured", "what", "idle", "server", s.Name, "before_mb", number(before/1e6), "after_mb", number(after/1e6),
+		"connected", connected, "streams_ended", stats.Ended, "ending", stats.Ending)
+	return (after - before) / connected / 1e3, nil
 }
 
 // meanRSS is the mean of some readings.
@@ -147,7 +153,8 @@ func beatRow(ctx context.Context, e *Env) ([]Figure, error) {
 		}
 		beat.Muster = append(beat.Muster, got.cpu/float64(after.Heartbeats-before.Heartbeats)*1e6)
 	}
-	return []Figure{beat}, l.connected(ctx, 0)
+	_, err = l.stillConnected()
+	return []Figure{beat}, err
 }
 
 // stormRow lets all agents connect at once.

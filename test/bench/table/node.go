@@ -9,11 +9,14 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -84,18 +87,35 @@ func (e *Env) startNode(ctx context.Context, n *node) error {
 	})
 }
 
-// freeAddrs are loopback addresses that nobody listens on now.
+// freeAddrs are loopback addresses that nobody uses now, below the ports that
+// the kernel gives to the connections of thousands of agents.
 func freeAddrs(n int) ([]string, error) {
+	const lowest, highest, tries = 20_000, 32_000, 1000
 	var addrs []string
-	for range n {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			return nil, fmt.Errorf("find a free port: %w", err)
+	for range tries {
+		addr := net.JoinHostPort("127.0.0.1", strconv.Itoa(lowest+rand.IntN(highest-lowest)))
+		if isFree(addr) && !slices.Contains(addrs, addr) {
+			addrs = append(addrs, addr)
 		}
-		defer l.Close()
-		addrs = append(addrs, l.Addr().String())
+		if len(addrs) == n {
+			return addrs, nil
+		}
 	}
-	return addrs, nil
+	return nil, fmt.Errorf("no %d free ports were found between %d and %d", n, lowest, highest)
+}
+
+func isFree(addr string) bool {
+	l, err := net.Listen("tcp", addr)
+	if err != nil {
+		return false
+	}
+	defer l.Close()
+	p, err := net.ListenPacket("udp", addr) // gossip uses both
+	if err != nil {
+		return false
+	}
+	_ = p.Close()
+	return true
 }
 
 // prepare logs in, makes a certificate for all agents and sets their config.

@@ -238,7 +238,9 @@ func (e *Env) soakEnd(s *server, b *brokerChild, loads []*load) []error {
 		if got.Failures > 0 { // a busy machine may be late for a handshake
 			e.log.Warn("agents had to connect again", "failures", got.Failures, "last", got.Failure)
 		}
-		ended += got.Ended
+		if ended += got.Ended; got.Ended > 0 {
+			e.log.Warn("streams ended", "count", got.Ended, "last", got.Ending)
+		}
 	}
 	last, _, err := terminate(s.node)
 	if err != nil {

@@ -89,7 +89,7 @@ func (e *Env) throughput(ctx context.Context, name string, s *server, b *brokerC
 		return got, err
 	}
 	if stats.Ended > 0 || stats.Failures > 0 {
-		return got, fmt.Errorf("%d streams ended and %d connects failed: %s", stats.Ended, stats.Failures, stats.Failure)
+		return got, fmt.Errorf("%d streams ended (%s) and %d connects failed (%s)", stats.Ended, stats.Ending, stats.Failures, stats.Failure)
 	}
 	e.log.Info("measured", "what", name, "server", s.Name, "cpu_s_per_million", number(got.perMillion()), "records_per_second", number(got.perSecond()), "cores", number(got.cpu/got.seconds))
 	return got, l.end()
