@@ -26,9 +26,12 @@ import (
 type agentCreds struct {
 	credentials.TransportCredentials
 	identify func(tls.ConnectionState) (agentID string, fleetWide bool, err error)
+	gate     *gate
 	seconds  prometheus.Observer
 	failed   func(remote net.Addr, err error)
 }
+
+var errUnexpectedConn = errors.New("unexpected kind of connection")
 
 // agentAuth is what a handshake leaves with the connection.
 type agentAuth struct {
@@ -43,23 +46,28 @@ type agentAuth struct {
 func (agentAuth) AuthType() string { return "tls" }
 
 func newAgentCreds(opts *Options, seconds prometheus.Observer, failed func(remote net.Addr, err error)) *agentCreds {
-	return &agentCreds{TransportCredentials: credentials.NewTLS(opts.TLS), identify: opts.Identify, seconds: seconds, failed: failed}
+	return &agentCreds{TransportCredentials: credentials.NewTLS(opts.TLS), identify: opts.Identify, gate: newGate(opts.Tuning.HandshakeTimeout), seconds: seconds, failed: failed}
 }
 
 // ServerHandshake is called by gRPC with a deadline on the connection.
 func (c *agentCreds) ServerHandshake(raw net.Conn) (net.Conn, credentials.AuthInfo, error) {
 	began := time.Now()
+	accepted, isOurs := raw.(*agentConn)
+	if !isOurs { // never: it comes from our listener
+		return nil, nil, errUnexpectedConn
+	}
+	accepted.passage.begin(c.gate)
 	conn, info, err := c.TransportCredentials.ServerHandshake(raw)
+	accepted.passage.end()
 	if err != nil {
 		c.failed(raw.RemoteAddr(), err)
 		return nil, nil, err
 	}
 	c.seconds.Observe(time.Since(began).Seconds())
 	tlsInfo, isTLS := info.(credentials.TLSInfo)
-	accepted, isOurs := raw.(*agentConn)
-	if !isTLS || !isOurs { // never: they come from package credentials and from our listener
+	if !isTLS { // never: it comes from package credentials
 		_ = conn.Close()
-		return nil, nil, errors.New("unexpected kind of connection")
+		return nil, nil, errUnexpectedConn
 	}
 	auth := agentAuth{CommonAuthInfo: tlsInfo.CommonAuthInfo, conn: accepted}
 	auth.agentID, auth.fleetWide, auth.refused = c.identify(tlsInfo.State)
@@ -79,7 +87,7 @@ func forgetCertificates(state tls.ConnectionState) {
 
 // Clone keeps what the embedded type would lose.
 func (c *agentCreds) Clone() credentials.TransportCredentials {
-	return &agentCreds{TransportCredentials: c.TransportCredentials.Clone(), identify: c.identify, seconds: c.seconds, failed: c.failed}
+	return &agentCreds{TransportCredentials: c.TransportCredentials.Clone(), identify: c.identify, gate: c.gate, seconds: c.seconds, failed: c.failed}
 }
 
 // identify tells who is at the other end of a stream; the error is a status.
@@ -167,7 +175,8 @@ type agentConn struct {
 	once sync.Once
 	all  *connections
 	// ready makes Read fail instead of waiting; see leanConn. It is the reader's alone.
-	ready bool
+	ready   bool
+	passage passage // of the handshake
 }
 
 // Read is net.Conn's, but does not wait while ready is set.
@@ -175,7 +184,25 @@ func (a *agentConn) Read(p []byte) (int, error) {
 	if a.ready {
 		return 0, errWouldWait
 	}
+	if a.passage.step != passageDone {
+		return a.readHandshake(p)
+	}
 	return a.Conn.Read(p)
+}
+
+// readHandshake reads with the gate's leave. The wait for it does not count as
+// the agent's.
+func (a *agentConn) readHandshake(p []byte) (int, error) {
+	timeout := a.passage.gate.timeout
+	a.passage.reads()
+	n, err := a.Conn.Read(p)
+	if n == 0 || err != nil {
+		return n, err
+	}
+	if entered, err := a.passage.hasRead(); !entered {
+		return n, err
+	}
+	return n, a.SetDeadline(time.Now().Add(timeout))
 }
 
 // Close may be called more than once.

@@ -4,13 +4,16 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"log/slog"
 	"os"
+	"sync"
 
 	"github.com/alecthomas/kong"
 
+	"muster/internal/gcpace"
 	"muster/node"
 )
 
@@ -48,7 +51,20 @@ func (c *serverCmd) Run(a *app) error {
 	if err != nil {
 		return err
 	}
-	return n.Run(a.ctx)
+	return paced(a.ctx, n.Run)
+}
+
+// paced runs with little garbage held, unless the operator has set how much.
+func paced(ctx context.Context, run func(context.Context) error) error {
+	if os.Getenv("GOGC") != "" || os.Getenv("GOMEMLIMIT") != "" {
+		return run(ctx)
+	}
+	pace, stop := context.WithCancel(ctx)
+	var pacing sync.WaitGroup
+	pacing.Go(func() { _ = gcpace.Run(pace) })
+	defer pacing.Wait()
+	defer stop()
+	return run(ctx)
 }
 
 func newLogger(w io.Writer, c node.LogConfig) *slog.Logger {

@@ -1,0 +1,46 @@
+// SPDX-FileCopyrightText: The Muster Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package agentrpc
+
+import (
+	"errors"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+func TestGateLetsFewIn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := &gate{slots: make(chan struct{}, 2), timeout: time.Second}
+		inside := make([]passage, 2)
+		for i := range inside {
+			inside[i].begin(g)
+			inside[i].reads() // waiting for the first bytes takes no slot
+			if entered, err := inside[i].hasRead(); !entered || err != nil {
+				t.Fatal(entered, err)
+			}
+		}
+		var late passage
+		late.begin(g)
+		start := time.Now()
+		if _, err := late.hasRead(); !errors.Is(err, errBusy) || time.Since(start) != time.Second {
+			t.Errorf("%v after %v", err, time.Since(start))
+		}
+		late.end() // it has no slot to give back
+
+		// A connection that waits for more bytes gives its slot back, once.
+		inside[0].reads()
+		inside[0].end()
+		if len(g.slots) != 1 {
+			t.Fatalf("%d slots taken, want 1", len(g.slots))
+		}
+		if entered, err := inside[0].hasRead(); entered || err != nil {
+			t.Error("a connection came in twice", err)
+		}
+		inside[1].end()
+		if len(g.slots) != 0 {
+			t.Errorf("%d slots taken at the end", len(g.slots))
+		}
+	})
+}

@@ -1,0 +1,94 @@
+// SPDX-FileCopyrightText: The Muster Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package gcpace
+
+import (
+	"context"
+	"runtime/debug"
+	"runtime/metrics"
+	"time"
+)
+
+const (
+	checkEvery = 2 * time.Second
+	// collectEvery is how often garbage is to be collected, roughly.
+	collectEvery = 30 * time.Second
+	// A process may always hold minGarbage bytes of garbage, and never more than
+	// that or half of what it needs.
+	minGarbage = 64 << 20
+	// leastPercent of live memory and stacks is left for garbage, however little
+	// is made: what collecting costs grows with them.
+	leastPercent = 10
+	// rateKept of a higher rate is left after each check.
+	rateKept = 0.9
+)
+
+// usage is what the runtime tells of the process, in bytes.
+type usage struct {
+	base   uint64 // live memory and stacks, at the last collection
+	made   uint64 // ever allocated
+	unused uint64 // held, but free
+}
+
+// Run paces the garbage collector of this process until ctx ends, and then puts
+// it back as it was. It is for a process whose operator has set neither GOGC nor
+// GOMEMLIMIT, and must not run twice in one.
+func Run(ctx context.Context) error {
+	before := debug.SetGCPercent(100)
+	defer debug.SetGCPercent(before)
+	tick := time.NewTicker(checkEvery)
+	defer tick.Stop()
+	p := pacer{percent: 100}
+	samples := []metrics.Sample{
+		{Name: "/gc/heap/live:bytes"},
+		{Name: "/gc/scan/stack:bytes"},
+		{Name: "/gc/scan/globals:bytes"},
+		{Name: "/gc/heap/allocs:bytes"},
+		{Name: "/memory/classes/heap/free:bytes"},
+	}
+	for {
+		metrics.Read(samples)
+		v := func(i int) uint64 { return samples[i].Value.Uint64() }
+		percent, release := p.step(usage{base: v(0) + v(1) + v(2), made: v(3), unused: v(4)}, checkEvery)
+		if percent != p.percent {
+			p.percent = percent
+			debug.SetGCPercent(percent)
+		}
+		if release {
+			debug.FreeOSMemory()
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// pacer remembers what the next step needs.
+type pacer struct {
+	percent int
+	made    uint64
+	rate    float64 // bytes a second, falling slowly
+}
+
+// step returns how much garbage there may be, in percent of the base, and
+// whether memory that is held and not used is to be given back now. A small
+// change of the percentage is none: it stops the process for a moment.
+func (p *pacer) step(u usage, passed time.Duration) (percent int, release bool) {
+	if p.made > 0 {
+		p.rate = max(float64(u.made-p.made)/passed.Seconds(), p.rate*rateKept)
+	}
+	p.made = u.made
+	base := float64(max(u.base, 1<<20))
+	wanted := p.rate * collectEvery.Seconds()
+	garbage := min(max(wanted, base*leastPercent/100), max(base/2, minGarbage))
+	percent = int(100 * garbage / base)
+	if 4*percent > 3*p.percent && 3*percent < 4*p.percent {
+		percent = p.percent
+	}
+	// After a storm the heap is far larger than what is needed.
+	unused := float64(u.unused)
+	return percent, unused > minGarbage && unused > base/4 && wanted < unused/2
+}
