@@ -12,6 +12,7 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/twmb/franz-go/pkg/kfake"
@@ -98,6 +99,39 @@ func BenchmarkDelivered(b *testing.B) {
 			b.ReportMetric(float64(cpuTime(b)-before)/float64(b.N)/100, "cpu-ns/record")
 		})
 	}
+}
+
+// BenchmarkSteady is 20,000 records a second, 10 a message, over 8 partitions: what
+// it costs to wait for records. One operation is a second of it.
+func BenchmarkSteady(b *testing.B) {
+	cluster, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.SeedTopics(8, DefaultTopic), kfake.BlackholeProduce())
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer cluster.Close()
+	l := benchLog(b, Options{Brokers: cluster.ListenAddrs(), Dial: (&net.Dialer{}).DialContext})
+	ctx, cancel := context.WithCancel(b.Context())
+	done := make(chan error, 1)
+	var wg sync.WaitGroup
+	wg.Go(func() { done <- l.Run(ctx) })
+	defer wg.Wait()
+	defer cancel()
+	records, suffix := benchMessage()
+	ticker := time.NewTicker(5 * time.Millisecond)
+	defer ticker.Stop()
+	i, before := 0, cpuTime(b)
+	for b.Loop() {
+		for range 200 {
+			<-ticker.C
+			for range 10 {
+				i++
+				if err := l.Append(b.Context(), fmt.Sprint("agent-", i%200), records[:10], suffix); err != nil {
+					b.Fatal(err)
+				}
+			}
+		}
+	}
+	b.ReportMetric(float64(cpuTime(b)-before)/float64(b.N)/20_000, "cpu-ns/record")
 }
 
 // cpuTime is what the process has used; on a shared machine it says more than

@@ -56,11 +56,11 @@ func (l *Log) follow(topicBytes int64) {
 // has the default: a batch that is too large is split when it is refused.
 func (l *Log) askLimits(ctx context.Context, c *conn) error {
 	const topicResource = 2
-	if now := time.Now(); now.Sub(l.limits.asked) < metadataEvery {
+	now := time.Now()
+	if now.Sub(l.limits.asked) < metadataEvery {
 		return nil
-	} else {
-		l.limits.asked = now
 	}
+	l.limits.asked = now
 	res, err := c.roundTrip(ctx, &describeconfigs.Request{Resources: []describeconfigs.RequestResource{{
 		ResourceType: topicResource, ResourceName: l.opts.Topic, ConfigNames: []string{maxMessageBytes},
 	}}})

@@ -17,9 +17,12 @@ import (
 type partition struct {
 	log *Log
 	id  int
-	// wake is told that there is a first record, a full batch, something on disk,
-	// or a retirement; spill tells the spool's writer that there is work.
+	// wake is told that there is a full batch, something on disk, or a retirement;
+	// spill tells the spool's writer that there is work.
 	wake, spill chan struct{}
+	// due fires when the open batch is to be sent. Whoever opens it sets it, so
+	// that the sender is woken once a batch and not for its first record as well.
+	due *time.Timer
 
 	mu      sync.Mutex
 	sealed  []*batch // full, oldest first
@@ -61,7 +64,10 @@ type fault struct {
 
 func newPartition(l *Log, id int) *partition {
 	c, _ := newCompressor(l.opts.Compression) // validated by New
-	return &partition{log: l, id: id, wake: make(chan struct{}, 1), spill: make(chan struct{}, 1), sender: sender{compressor: c}}
+	return &partition{
+		log: l, id: id, wake: make(chan struct{}, 1), spill: make(chan struct{}, 1),
+		due: time.NewTimer(time.Hour), sender: sender{compressor: c},
+	}
 }
 
 // put encodes records, all but those that are too large, and notes whose share
@@ -105,7 +111,11 @@ func (p *partition) fillable(charge int64) *batch {
 	}
 	if p.open == nil {
 		p.open = p.fresh()
-		p.signal()
+		if p.spool == nil {
+			p.due.Reset(linger)
+		} else {
+			notify(p.spill)
+		}
 	}
 	return p.open
 }
@@ -212,8 +222,7 @@ func (p *partition) run(ctx context.Context) {
 		p.conn.close()
 		p.log.health.partitionOK(p.id)
 	}()
-	timer := time.NewTimer(time.Hour)
-	defer timer.Stop()
+	defer p.due.Stop()
 	ending, patience := p.log.ending.Done(), linger
 	for ctx.Err() == nil && !p.isRetired() {
 		b, wait := p.toSend(patience)
@@ -221,16 +230,14 @@ func (p *partition) run(ctx context.Context) {
 			p.deliver(ctx, b)
 			continue
 		}
-		var full <-chan time.Time
 		if wait > 0 {
-			timer.Reset(wait)
-			full = timer.C
+			p.due.Reset(wait)
 		} else if ending == nil && p.finished() {
 			return
 		}
 		select {
 		case <-p.wake:
-		case <-full:
+		case <-p.due.C:
 		case <-ending:
 			ending, patience = nil, 0
 		case <-ctx.Done():

@@ -21,7 +21,10 @@ import (
 
 // withSpool has the Log spool to dir.
 func withSpool(dir string) func(*recordlog.Options) {
-	return func(o *recordlog.Options) { o.SpoolDir = dir }
+	return func(o *recordlog.Options) {
+		o.SpoolDir = dir
+		recordlog.SetDisk(o, &faultyDisk{})
+	}
 }
 
 // delivered waits until nothing is pending nor spooled, and checks the ledger.
@@ -105,6 +108,7 @@ func TestKafkaAwayGoesToDiskAndComesBack(t *testing.T) {
 					b := startBroker(t)
 					l := startLog(t, b, func(o *recordlog.Options) {
 						o.SpoolDir, o.MaxPendingBytes, o.MaxRecordBytes = dir, room, 64<<10
+						recordlog.SetDisk(o, &faultyDisk{})
 					})
 					a := startAgents(t, l, 20, 300*time.Millisecond, 1000)
 					time.Sleep(2 * time.Second)

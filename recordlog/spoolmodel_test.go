@@ -31,6 +31,7 @@ type model struct {
 func (m *model) start() {
 	m.l = startLog(m.t, m.b, func(o *recordlog.Options) {
 		o.SpoolDir, o.MaxPendingBytes, o.MaxRecordBytes = m.dir, 128<<10, 16<<10
+		recordlog.SetDisk(o, &faultyDisk{})
 		o.Compression, o.FlushTimeout = recordlog.CompressionSnappy, 3*time.Second
 	})
 }
