@@ -48,7 +48,7 @@ const (
 )
 
 // startWithin bounds the wait for a broker: generous, because machines are slow.
-const startWithin = 2 * time.Minute
+const startWithin = 5 * time.Minute
 
 // Options say what a cluster is like.
 type Options struct {
