@@ -34,7 +34,11 @@ type outage struct {
 
 func newOutage(t *testing.T, args ...string) *outage {
 	t.Helper()
-	c := process.NewCluster(t, 1, process.ClusterOptions{Args: args})
+	return outageOf(t, process.NewCluster(t, 1, process.ClusterOptions{Args: args}))
+}
+
+func outageOf(t *testing.T, c *process.Cluster) *outage {
+	t.Helper()
 	c.Form()
 	o := &outage{Cluster: c, t: t, node: c.Nodes[0]}
 	o.agents = c.StartAgents(process.AgentOptions{Agents: outageAgents, Rate: outageRate})

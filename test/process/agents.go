@@ -31,8 +31,11 @@ type Agents struct {
 type AgentOptions struct {
 	Agents int
 	// Rate is data records a second and agent.
-	Rate  float64
-	Hooks simagent.Hooks
+	Rate float64
+	// Records is how many each makes in all, then it is finished; with Rate 0 as
+	// fast as it can. Zero means no end.
+	Records uint64
+	Hooks   simagent.Hooks
 }
 
 // StartAgents starts agents that know the service discovery of every node. They
@@ -55,7 +58,7 @@ func (c *Cluster) StartAgents(opts AgentOptions) *Agents {
 	}
 	fleet, err := simagent.New(simagent.Options{
 		SD: sd, RandomSD: true, TLS: tlsConfig, Agents: opts.Agents, Seed: 1, Systemd: true,
-		Load:    simagent.Load{Rate: opts.Rate, Ramp: time.Second},
+		Load:    simagent.Load{Rate: opts.Rate, Records: opts.Records, Ramp: time.Second},
 		Plugins: []simagent.Plugin{{Name: "driver", Version: "1.0.0.1"}, {Name: "collector", Version: "1.0.0.1"}},
 		Hooks:   opts.Hooks, Logger: slog.New(slog.DiscardHandler),
 	})
@@ -87,6 +90,14 @@ func (a *Agents) Stop() {
 func (a *Agents) Connected(want int) error {
 	if s := a.Summary(); s.Agents.Connected != int64(want) {
 		return fmt.Errorf("%d of %d agents have a stream", s.Agents.Connected, want)
+	}
+	return nil
+}
+
+// Finished wants all agents to have sent all that they had to.
+func (a *Agents) Finished() error {
+	if s := a.Summary(); s.Agents.Finished != s.Agents.Total {
+		return fmt.Errorf("%d of %d agents are finished: %s", s.Agents.Finished, s.Agents.Total, s)
 	}
 	return nil
 }

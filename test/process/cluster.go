@@ -49,7 +49,7 @@ func NewCluster(t testing.TB, size int, opts ClusterOptions) *Cluster {
 	Binary(t) // it may have to be built, which is no part of a formation
 	c := &Cluster{t: t, opts: opts}
 	if opts.Network != nil {
-		c.host, c.Kafka = opts.Network.host, startKafka(t, hostPort(opts.Network.gateway, portKafka))
+		c.host, c.Kafka = opts.Network.host, startKafka(t, hostPort(opts.Network.kafka, portKafka))
 	} else {
 		c.host, c.Kafka = loopback(t)
 	}

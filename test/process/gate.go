@@ -7,16 +7,18 @@ import (
 	"net"
 	"os"
 	"sync"
+	"time"
 )
 
-// gate stands in front of a listener and lets a broker be away or silent while
-// it keeps what it has.
+// gate stands in front of a listener and lets a broker be away, silent or slow
+// while it keeps what it has.
 type gate struct {
 	net.Listener
 
 	mu     sync.Mutex
 	away   bool
 	silent chan struct{} // closed when the broker speaks again; nil while it does
+	delay  time.Duration // of each answer
 	conns  map[*gateConn]struct{}
 }
 
@@ -64,10 +66,17 @@ func (g *gate) hush() {
 	}
 }
 
+// slow has each answer take that much longer, until comeBack.
+func (g *gate) slow(by time.Duration) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.delay = by
+}
+
 func (g *gate) comeBack() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.away = false
+	g.away, g.delay = false, 0
 	if g.silent != nil {
 		close(g.silent)
 		g.silent = nil
@@ -78,6 +87,12 @@ func (g *gate) silence() chan struct{} {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	return g.silent
+}
+
+func (g *gate) slowness() time.Duration {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.delay
 }
 
 // gateConn is a connection of a broker.
@@ -99,6 +114,18 @@ func (c *gateConn) Read(b []byte) (int, error) {
 		}
 	}
 	return n, err
+}
+
+// Write is what an answer is written with: once for each.
+func (c *gateConn) Write(b []byte) (int, error) {
+	if by := c.gate.slowness(); by > 0 {
+		select {
+		case <-time.After(by):
+		case <-c.closed:
+			return 0, os.ErrClosed
+		}
+	}
+	return c.Conn.Write(b)
 }
 
 // Close may be called more than once.

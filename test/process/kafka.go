@@ -36,7 +36,10 @@ func (k *Kafka) Away() { k.gate.goAway() }
 // Silent lets the broker take connections and requests, and answer nothing.
 func (k *Kafka) Silent() { k.gate.hush() }
 
-// Back ends what Away and Silent began; nothing that the broker had is lost.
+// Slow lets each answer of the broker take that much longer.
+func (k *Kafka) Slow(by time.Duration) { k.gate.slow(by) }
+
+// Back ends what Away, Silent and Slow began; nothing that the broker had is lost.
 func (k *Kafka) Back() { k.gate.comeBack() }
 
 // startKafka starts a broker at HOST:PORT that has the topic; it ends with the test.

@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 )
 
@@ -18,13 +19,16 @@ const nowhere = "02:00:00:00:de:ad"
 
 // Network is a bridge of this machine on which each node has a network
 // namespace of its own. The test itself, and so Kafka and agents, sits on the
-// bridge and reaches every node whatever is cut.
+// bridge and reaches every node whatever is cut. Kafka has an address of its own
+// there: CutKafka loses what goes to or comes from that.
 type Network struct {
 	t       testing.TB
 	name    string // of the bridge; interfaces and namespaces begin with it
 	subnet  string // its first three bytes
 	gateway string // the test's own address
+	kafka   string
 	cuts    [][2]*Node
+	mends   []func() // of CutKafka
 }
 
 // NewNetwork makes a network that ends with the test. It skips the test where
@@ -36,10 +40,11 @@ func NewNetwork(t testing.TB) *Network {
 	}
 	pid := os.Getpid()
 	w := &Network{t: t, name: fmt.Sprintf("mu%x", pid&0xfffff), subnet: fmt.Sprintf("10.%d.%d", 200+pid/251%50, pid%251)}
-	w.gateway = w.subnet + ".254"
+	w.gateway, w.kafka = w.subnet+".254", w.subnet+".253"
 	t.Cleanup(func() { _ = ip("link", "del", w.name) })
 	w.must("link", "add", w.name, "type", "bridge")
 	w.must("addr", "add", w.gateway+"/24", "dev", w.name)
+	w.must("addr", "add", w.kafka+"/24", "dev", w.name)
 	w.must("link", "set", w.name, "up")
 	return w
 }
@@ -125,9 +130,34 @@ func (w *Network) Divide(these, others []*Node) {
 	}
 }
 
+// CutKafka loses from now on what the node sends to Kafka, or what comes from
+// there, or both. Agents and the test still reach the node.
+func (w *Network) CutKafka(n *Node, requests, answers bool) {
+	w.t.Helper()
+	if requests {
+		w.must("-n", n.netns, "neigh", "replace", w.kafka, "lladdr", nowhere, "dev", "eth0", "nud", "permanent")
+		w.mends = append(w.mends, func() { w.must("-n", n.netns, "neigh", "del", w.kafka, "dev", "eth0") })
+	}
+	if answers {
+		rule := []string{"from", w.kafka, "to", n.Host(), "blackhole"}
+		w.must(append([]string{"rule", "add"}, rule...)...)
+		mend := sync.OnceValue(func() error { return ip(append([]string{"rule", "del"}, rule...)...) })
+		w.t.Cleanup(func() { _ = mend() })
+		w.mends = append(w.mends, func() {
+			if err := mend(); err != nil {
+				w.t.Fatal(err)
+			}
+		})
+	}
+}
+
 // Heal undoes every cut.
 func (w *Network) Heal() {
 	w.t.Helper()
+	for _, mend := range w.mends {
+		mend()
+	}
+	w.mends = nil
 	for _, c := range w.cuts {
 		w.must("-n", c[0].netns, "neigh", "del", c[1].Host(), "dev", "eth0")
 	}

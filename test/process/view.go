@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"muster/internal/apiv1"
@@ -58,6 +59,30 @@ func (n *Node) get(path, token string, out any) error {
 // Status is a node's account of itself.
 func (n *Node) Status(token string) (s apiv1.Status, err error) {
 	return s, n.get("/v1/status", token, &s)
+}
+
+// Metric sums up the series of that name in the node's /metrics.
+func (n *Node) Metric(name string) (sum float64, err error) {
+	status, body, err := n.try(lookWithin, "GET", "/metrics", "", "")
+	if err != nil {
+		return 0, err
+	}
+	found := false
+	for line := range strings.Lines(string(body)) {
+		series, value, _ := strings.Cut(strings.TrimSpace(line), " ")
+		if bare, _, _ := strings.Cut(series, "{"); bare != name {
+			continue
+		}
+		v, err := strconv.ParseFloat(value, 64)
+		if err != nil {
+			return 0, fmt.Errorf("%s of %s: %w", name, n.Name, err)
+		}
+		sum, found = sum+v, true
+	}
+	if !found {
+		return 0, fmt.Errorf("%s has no %s: status %d", n.Name, name, status)
+	}
+	return sum, nil
 }
 
 // StateOf asks the node how far the node of that name is.
