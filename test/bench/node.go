@@ -14,6 +14,7 @@ import (
 	"sync"
 	"time"
 
+	"muster/internal/gcpace"
 	"muster/node"
 )
 
@@ -41,6 +42,11 @@ func (c *nodeCmd) Run(ctx context.Context) error {
 		return err
 	}
 	defer stop()
+	pace, unpace := context.WithCancel(ctx) // as cmd/muster does
+	var pacing sync.WaitGroup
+	pacing.Go(func() { _ = gcpace.Run(pace) })
+	defer pacing.Wait()
+	defer unpace()
 	return n.Run(ctx)
 }
 
