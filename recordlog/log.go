@@ -162,8 +162,7 @@ const spoolGrace = 5 * time.Second
 // their answer, so that they are not sent again after the next start.
 func (l *Log) flush(group *lifecycle.Group) {
 	drained := l.book.drained()
-	if !closedWithin(drained, l.opts.FlushTimeout) && l.spools != nil {
-		l.spoolAll(group)
+	if !closedWithin(drained, l.opts.FlushTimeout) && l.spools != nil && l.spoolAll(group) {
 		closedWithin(drained, spoolGrace)
 	}
 	if l.spools == nil {
@@ -232,18 +231,19 @@ func errEnding() error { return fleet.ErrClosed }
 // (fleet.ErrClosed after the end, or ctx's) means that the others are counted
 // as dropped; they must not be appended again.
 func (l *Log) Append(ctx context.Context, key string, records [][]byte, suffix []byte) error {
-	if n := l.refuseLarge(key, records, len(suffix)); n == len(records) {
+	fits := l.limits.record.Load() // the same for all of the message: it may change meanwhile
+	if n := l.refuseLarge(key, records, len(suffix), fits); n == len(records) {
 		return nil
 	}
 	// A message is taken as a whole unless it is more than one agent's share.
 	for len(records) > 0 {
-		n, taken, charge := l.piece(key, records, len(suffix))
-		if err := l.take(ctx, key, records[:n], suffix, taken, charge); err != nil {
+		n, taken, charge := measure(key, records, len(suffix), fits, l.room.piece())
+		if err := l.take(ctx, message{key, records[:n], suffix, fits}, taken, charge); err != nil {
 			why := DropCanceled
 			if errors.Is(err, fleet.ErrClosed) {
 				why = DropStopped
 			}
-			_, rest, _ := l.measure(key, records, len(suffix), 0)
+			_, rest, _ := measure(key, records, len(suffix), fits, 0)
 			l.book.receivedAndDropped(rest, why)
 			return err
 		}
@@ -252,17 +252,20 @@ func (l *Log) Append(ctx context.Context, key string, records [][]byte, suffix [
 	return nil
 }
 
-// piece measures how many records of a message are taken at once.
-func (l *Log) piece(key string, records [][]byte, suffixLen int) (n, taken int, charge int64) {
-	return l.measure(key, records, suffixLen, l.room.piece())
+// message is what is appended at once.
+type message struct {
+	key     string
+	records [][]byte
+	suffix  []byte
+	fits    int64 // charge of the largest record that is taken; larger ones are passed over
 }
 
 // measure counts the leading records that fit into limit (at least one; 0 means
-// no limit), how many of them are not too large, and what these charge.
-func (l *Log) measure(key string, records [][]byte, suffixLen int, limit int64) (n, taken int, charge int64) {
+// no limit), how many of them charge no more than fits, and what these charge.
+func measure(key string, records [][]byte, suffixLen int, fits, limit int64) (n, taken int, charge int64) {
 	for _, r := range records {
 		c := recordCharge(len(key), len(r)+suffixLen)
-		if !l.tooLarge(c) {
+		if c <= fits {
 			if limit > 0 && taken > 0 && charge+c > limit {
 				break
 			}
@@ -274,14 +277,12 @@ func (l *Log) measure(key string, records [][]byte, suffixLen int, limit int64) 
 	return n, taken, charge
 }
 
-func (l *Log) tooLarge(charge int64) bool { return charge > l.limits.record.Load() }
-
 // take waits for room and puts the records.
-func (l *Log) take(ctx context.Context, key string, records [][]byte, suffix []byte, taken int, charge int64) error {
+func (l *Log) take(ctx context.Context, m message, taken int, charge int64) error {
 	if taken == 0 {
 		return nil
 	}
-	hash := hashOf(key)
+	hash := hashOf(m.key)
 	slot := slotOf(hash)
 	fair := l.limits.learnt.Load() // until then all of it is held, and nothing moves
 	if err := l.waitForRoom(ctx, slot, fair, charge); err != nil {
@@ -301,7 +302,7 @@ func (l *Log) take(ctx context.Context, key string, records [][]byte, suffix []b
 	if fair {
 		s.bytes = int32(charge)
 	}
-	l.route(hash).put(time.Now(), key, records, suffix, s)
+	l.route(hash).put(time.Now(), m, s)
 	return nil
 }
 
@@ -315,10 +316,10 @@ func (l *Log) route(hash uint32) *partition {
 }
 
 // refuseLarge counts the records that are too large and returns their number.
-func (l *Log) refuseLarge(key string, records [][]byte, suffixLen int) int {
+func (l *Log) refuseLarge(key string, records [][]byte, suffixLen int, fits int64) int {
 	refused, largest := 0, int64(0)
 	for _, r := range records {
-		if c := recordCharge(len(key), len(r)+suffixLen); l.tooLarge(c) {
+		if c := recordCharge(len(key), len(r)+suffixLen); c > fits {
 			refused++
 			largest = max(largest, c)
 		}

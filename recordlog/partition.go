@@ -72,13 +72,12 @@ func newPartition(l *Log, id int) *partition {
 
 // put encodes records, all but those that are too large, and notes whose share
 // of the room they are.
-func (p *partition) put(now time.Time, key string, records [][]byte, suffix []byte, of share) {
+func (p *partition) put(now time.Time, m message, of share) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for _, r := range records {
-		charge := recordCharge(len(key), len(r)+len(suffix))
-		if !p.log.tooLarge(charge) {
-			p.fillable(charge).add(now, key, r, suffix)
+	for _, r := range m.records {
+		if charge := recordCharge(len(m.key), len(r)+len(m.suffix)); charge <= m.fits {
+			p.fillable(charge).add(now, m.key, r, m.suffix)
 		}
 	}
 	if of.bytes > 0 {

@@ -69,15 +69,18 @@ func (l *Log) watchSpools(ctx context.Context, group *lifecycle.Group) {
 	}
 }
 
-// spoolAll has every partition spool that has something in memory.
-func (l *Log) spoolAll(group *lifecycle.Group) {
+// spoolAll has every partition spool that has something in memory; it returns
+// false if there is none.
+func (l *Log) spoolAll(group *lifecycle.Group) (found bool) {
 	l.mu.RLock()
 	defer l.mu.RUnlock()
 	for _, p := range l.all {
 		if p.id >= 0 && p.holds() {
 			p.beginSpool(group)
+			found = true
 		}
 	}
+	return found
 }
 
 // mustSpool judges whether records have to go to disk: deliveries fail, and not
@@ -108,8 +111,9 @@ func (p *partition) holds() bool {
 func (p *partition) beginSpool(group *lifecycle.Group) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.spool == nil && !p.retired {
-		p.startWriter(newSpoolLog(p.log.spools, p.log.spools.partitionDir(p.id)), false, group)
+	dir := p.log.spools.partitionDir(p.id)
+	if p.spool == nil && !p.retired && p.log.spools.claim(dir) {
+		p.startWriter(newSpoolLog(p.log.spools, dir), false, group)
 	}
 }
 

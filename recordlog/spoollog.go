@@ -381,6 +381,7 @@ func (s *spoolLog) close() {
 // remove closes and removes everything, the marks last: what is left after a
 // crash in between is still marked as settled.
 func (s *spoolLog) remove() {
+	defer s.store.unclaim(s.dir)
 	s.mu.Lock()
 	segs := s.segs
 	s.segs, s.tail = nil, nil

@@ -21,6 +21,7 @@ import (
 // directory, if nothing is left to deliver.
 func openSpoolLog(store *spools, dir string) (*spoolLog, error) {
 	s := newSpoolLog(store, dir)
+	store.claim(dir)
 	if err := s.marks.load(); err != nil {
 		store.complain("reading the marks of the spool: all of it counts as possibly sent", err)
 	}

@@ -50,6 +50,7 @@ type spoolState struct {
 	full       bool
 	told       bool      // that records go to the disk
 	failed     time.Time // the last write that failed
+	claimed    map[string]bool
 }
 
 // spoolDisk is what may fail when a disk is full, broken or slow.
@@ -95,6 +96,7 @@ func openSpools(opts *Options, m *spoolMetrics) (*spools, map[int]*spoolLog, err
 		limit:        opts.SpoolMaxBytes,
 		segmentBytes: max(minSegmentBytes, min(maxSegmentBytes, opts.SpoolMaxBytes/64)),
 		disk:         opts.spoolDisk, logger: opts.Logger, metrics: m, bootID: opts.bootID, lock: lock,
+		spoolState: spoolState{claimed: make(map[string]bool)},
 	}
 	logs, err := s.load()
 	if err != nil {
@@ -242,6 +244,24 @@ func (s *spools) reportOthers() {
 }
 
 func (s *spools) partitionDir(id int) string { return filepath.Join(s.dir, strconv.Itoa(id)) }
+
+// claim takes a partition's directory, unless a spool is there: that of a partition
+// of the same number that was gone for a while, until all of it is moved.
+func (s *spools) claim(dir string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.claimed[dir] {
+		return false
+	}
+	s.claimed[dir] = true
+	return true
+}
+
+func (s *spools) unclaim(dir string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.claimed, dir)
+}
 
 // reserve takes disk for n bytes, unless the limit forbids it.
 func (s *spools) reserve(n int64) bool {
