@@ -343,8 +343,8 @@ func TestHeavyAgentWaitsAlone(t *testing.T) {
 			stop := make(chan struct{})
 			if heavy {
 				wg.Go(func() {
-					record := []byte(strings.Repeat("h", 600))
-					message := make([][]byte, 100)
+					record := []byte(strings.Repeat("h", 6000))
+					message := make([][]byte, 10)
 					for i := range message {
 						message[i] = record
 					}
@@ -352,7 +352,7 @@ func TestHeavyAgentWaitsAlone(t *testing.T) {
 						select {
 						case <-stop:
 							return
-						case <-time.After(time.Second / 50): // 5,000 records a second
+						case <-time.After(time.Second / 50): // 3 MB a second; a partition takes 2.6
 						}
 						_ = l.Append(t.Context(), "heavy", message, []byte("|suffix"))
 					}
@@ -365,7 +365,7 @@ func TestHeavyAgentWaitsAlone(t *testing.T) {
 						select {
 						case <-stop:
 							return
-						case <-time.After(20 * time.Millisecond): // 50 records a second
+						case <-time.After(20 * time.Millisecond): // 30 KB a second
 						}
 						value := fmt.Sprint(time.Now().UnixMilli(), strings.Repeat(" ", 560))
 						if l.Append(t.Context(), fmt.Sprint("light-", i), [][]byte{[]byte(value)}, []byte("|suffix")) != nil {
@@ -374,7 +374,7 @@ func TestHeavyAgentWaitsAlone(t *testing.T) {
 					}
 				})
 			}
-			time.Sleep(20 * time.Second)
+			time.Sleep(6 * time.Second)
 			close(stop)
 			wg.Wait()
 			l.delivered(t)

@@ -117,7 +117,7 @@ func TestSpoolModel(t *testing.T) {
 		}
 		steps := rapid.SliceOfN(rapid.Custom(func(rt *rapid.T) modelStep {
 			return modelStep{rapid.SampledFrom(names).Draw(rt, "do"), rapid.IntRange(0, 500).Draw(rt, "n")}
-		}), 15, 60).Draw(rt, "steps")
+		}), 10, 40).Draw(rt, "steps")
 		ok := t.Run("", func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				m := &model{t: t, b: startBroker(t), dir: t.TempDir(), w: wants{}}
