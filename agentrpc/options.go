@@ -100,7 +100,7 @@ type Tuning struct {
 	HandshakeTimeout time.Duration
 	// SendTimeout closes the connection of an agent that does not read; default 10 s.
 	SendTimeout time.Duration
-	// PushesPerSecond spreads a changed config over the agents; default 3000.
+	// PushesPerSecond spreads a changed config over the agents; default 10,000.
 	PushesPerSecond int
 	// MaxUploadBytes is the largest file that is taken; default 512 MiB.
 	MaxUploadBytes int64
@@ -116,7 +116,7 @@ func (t *Tuning) setDefaults() {
 	setDefault(&t.FirstMessageTimeout, 30*time.Second)
 	setDefault(&t.HandshakeTimeout, 10*time.Second)
 	setDefault(&t.SendTimeout, 10*time.Second)
-	setDefault(&t.PushesPerSecond, 3000)
+	setDefault(&t.PushesPerSecond, 10_000)
 	setDefault(&t.MaxUploadBytes, 512<<20)
 	setDefault(&t.MaxUploads, 8)
 }

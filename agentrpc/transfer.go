@@ -92,16 +92,28 @@ func (s *Server) receive(sess *session, silent *time.Timer) {
 			sess.end(s.receiveError(sess, err))
 			return
 		}
+		var err error
 		if sess.id == "" {
 			silent.Stop()
+			err = s.takeFirst(sess, f.bytes())
+		} else {
+			err = s.take(sess, f.bytes())
 		}
-		err := s.take(sess, f.bytes())
 		f.free()
 		if err != nil {
 			sess.end(err)
 			return
 		}
 	}
+}
+
+// takeFirst takes a session's first message, on a stack of its own: it goes
+// deeper than others, into the state, and the receiver's stack, which stays as
+// large as it ever was, would be twice as large for it.
+func (s *Server) takeFirst(sess *session, raw []byte) error {
+	taken := make(chan error, 1)
+	s.receivers.Go(func() { taken <- s.take(sess, raw) })
+	return <-taken
 }
 
 // receiveError turns the end of receiving into the stream's status. For messages

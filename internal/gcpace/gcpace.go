@@ -21,7 +21,7 @@ const (
 	// is made: what collecting costs grows with them.
 	leastPercent = 10
 	// rateKept of a higher rate is left after each check.
-	rateKept = 0.9
+	rateKept = 0.8
 )
 
 // usage is what the runtime tells of the process, in bytes.

@@ -57,7 +57,7 @@ func TestStepKeepsTheRateOfBursts(t *testing.T) {
 		}
 		p.percent, _ = p.step(u, 2*time.Second)
 	}
-	if p.percent < 35 {
+	if p.percent < 25 {
 		t.Errorf("%d %% between bursts of 10 MiB/s", p.percent)
 	}
 }
