@@ -93,6 +93,8 @@ func (m *model) step(s modelStep) {
 		m.b.network.Cut(kafkaIP)
 	case "lose answers":
 		m.b.lose.Store(int32(s.n % 4))
+	case "slow": // so that an end comes while the disk is read back
+		m.b.slow(time.Duration(s.n%4) * 300 * time.Millisecond)
 	case "restart":
 		m.restart(false)
 	case "kill":
@@ -113,7 +115,7 @@ func TestSpoolModel(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		names := []string{
 			"append", "append", "append", "append", "append", "wait", "wait", "wait", "away", "away",
-			"back", "silent", "lose answers", "restart", "kill",
+			"back", "back", "silent", "lose answers", "slow", "restart", "kill",
 		}
 		steps := rapid.SliceOfN(rapid.Custom(func(rt *rapid.T) modelStep {
 			return modelStep{rapid.SampledFrom(names).Draw(rt, "do"), rapid.IntRange(0, 500).Draw(rt, "n")}
@@ -127,6 +129,7 @@ func TestSpoolModel(t *testing.T) {
 					m.step(s)
 				}
 				m.b.lose.Store(0)
+				m.b.slow(0)
 				m.b.network.Heal()
 				m.b.comeBack()
 				s := m.l.delivered(t)
