@@ -70,6 +70,9 @@ func (n *Node) health() httpapi.Health {
 	}
 	if kafka := n.records.Status(); !kafka.Up {
 		away := fmt.Sprintf("kafka away for %d s", int(time.Since(kafka.AwaySince).Seconds()))
+		if kafka.Failing < kafka.Partitions {
+			away += fmt.Sprintf(" (%d of %d partitions)", kafka.Failing, kafka.Partitions)
+		}
 		switch {
 		case kafka.SpoolError != "" && n.full():
 			h.Reasons = append(h.Reasons, "records are full: "+away+"; "+kafka.SpoolError)

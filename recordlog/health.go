@@ -30,6 +30,7 @@ type Status struct {
 	AwaySince  time.Time `json:"away_since"` // zero while up
 	Brokers    []string  `json:"brokers"`    // host:port; the configured ones until others are learnt
 	Partitions int       `json:"partitions"` // of the topic; 0 until learnt
+	Failing    int       `json:"failing"`    // those whose records wait: all while no broker answers
 	LastError  string    `json:"last_error"` // in words, with what to do; empty while up
 
 	Spooling   int    `json:"spooling"`    // partitions whose records go to the disk first
@@ -88,24 +89,33 @@ func (h *health) learnt(brokers []string, partitions int) {
 }
 
 func (h *health) metadataOK() {
-	h.change(func() { h.metadata = true }, "")
+	h.change(func() string { h.metadata = true; return "" })
 }
 
 func (h *health) metadataFailed(why string) {
-	h.change(func() { h.metadata = false }, why)
+	h.change(func() string { h.metadata = false; return why })
 }
 
 func (h *health) partitionOK(partition int) {
-	h.change(func() { delete(h.failing, partition) }, "")
+	h.change(func() string { delete(h.failing, partition); return "" })
 }
 
+// partitionFailed tells why only while metadata comes: without it a partition
+// knows no leader, and what hinders metadata is what has to be read.
 func (h *health) partitionFailed(partition int, why string) {
-	h.change(func() { h.failing[partition] = true }, why)
+	h.change(func() string {
+		h.failing[partition] = true
+		if !h.metadata {
+			return ""
+		}
+		return why
+	})
 }
 
-// change applies what happened and logs what follows from it.
-func (h *health) change(apply func(), why string) {
-	was, now, warn := h.derive(apply, why)
+// change applies what happened, which returns why Kafka is away, if it knows,
+// and logs what follows from it.
+func (h *health) change(apply func() (why string)) {
+	was, now, warn := h.derive(apply)
 	switch {
 	case now.Up && !was.Up:
 		h.logger.Info("kafka is there", "brokers", now.Brokers, "partitions", now.Partitions,
@@ -118,16 +128,19 @@ func (h *health) change(apply func(), why string) {
 
 // derive applies what happened and returns the status before and after, and
 // whether to warn: when Kafka goes away, and each minute while it is.
-func (h *health) derive(apply func(), why string) (was, now Status, warn bool) {
+func (h *health) derive(apply func() (why string)) (was, now Status, warn bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	apply()
+	why := apply()
 	was = h.now
 	if h.metadata && len(h.failing) == 0 {
-		h.now.Up, h.now.AwaySince, h.now.LastError = true, time.Time{}, ""
+		h.now.Up, h.now.AwaySince, h.now.LastError, h.now.Failing = true, time.Time{}, "", 0
 		return was, h.now, false
 	}
-	h.now.Up = false
+	h.now.Up, h.now.Failing = false, len(h.failing)
+	if !h.metadata {
+		h.now.Failing = h.now.Partitions
+	}
 	if was.Up {
 		h.now.AwaySince = time.Now()
 	}

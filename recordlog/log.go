@@ -86,8 +86,9 @@ func New(opts Options) (*Log, error) {
 		records, doubtful := s.left()
 		l.book.recovered(records, doubtful)
 	}
-	if n := l.book.snapshot().Recovered; n > 0 {
-		l.logger.Info("found records of an earlier run in the spool: they are delivered first", "records", n, "bytes", l.spools.usage())
+	if now := l.book.snapshot(); now.Recovered > 0 {
+		l.logger.Info("found records of an earlier run in the spool: they are delivered first",
+			"records", now.Recovered, "possible_duplicates", now.PossibleDuplicates, "bytes", l.spools.usage())
 	}
 	return l, nil
 }

@@ -46,7 +46,7 @@ func newSpoolMetrics() spoolMetrics {
 		}),
 		errors: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "muster_recordlog_spool_errors_total",
-			Help: "Writes that the spool's disk or limit refused, and other trouble with its files.",
+			Help: "Writes that the disk refused, and other trouble with the files of the spool.",
 		}),
 		syncTime: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name:    "muster_recordlog_spool_sync_seconds",

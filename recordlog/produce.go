@@ -230,6 +230,8 @@ func explain(err error, topic string) string {
 		return text + "; grant the user IdempotentWrite on the cluster"
 	case errors.Is(err, kafka.NotEnoughReplicas):
 		return text + "; too few in-sync replicas: check the brokers"
+	case errors.Is(err, kafka.GroupLoadInProgress):
+		return text + "; it has just started: this passes"
 	case errors.Is(err, kafka.InvalidTimestamp):
 		return text + "; check this machine's clock"
 	default:

@@ -4,7 +4,9 @@
 package recordlog
 
 import (
+	"cmp"
 	"context"
+	"fmt"
 	"strconv"
 	"time"
 
@@ -64,6 +66,7 @@ func (l *Log) watchSpools(ctx context.Context, group *lifecycle.Group) {
 			if p.mustSpool(time.Now(), half, ending == nil) {
 				p.beginSpool(group)
 			}
+			p.tellHang()
 		}
 		l.mu.RUnlock()
 	}
@@ -89,7 +92,7 @@ func (p *partition) mustSpool(now time.Time, halfFull, ending bool) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	fails := !p.fault.since.IsZero()
-	hangs := !p.fault.trying.IsZero() && now.Sub(p.fault.trying) > hangingAfter
+	hangs := p.hangs(now)
 	if p.hold && hangs {
 		p.hold = false
 		notify(p.spill)
@@ -98,6 +101,28 @@ func (p *partition) mustSpool(now time.Time, halfFull, ending bool) bool {
 		return false
 	}
 	return hangs || fails && (halfFull || ending || now.Sub(p.fault.since) > failingAfter)
+}
+
+// hangs tells whether an attempt is without an answer for long. It needs the lock.
+func (p *partition) hangs(now time.Time) bool {
+	return !p.fault.trying.IsZero() && now.Sub(p.fault.trying) > hangingAfter
+}
+
+// tellHang has the status say that an attempt hangs, long before it times out.
+func (p *partition) tellHang() {
+	hangs := func() bool {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		return p.hangs(time.Now())
+	}
+	if !hangs() {
+		return
+	}
+	p.log.health.partitionFailed(p.id, fmt.Sprintf("no answer from %s for over %s; it is stopped, overloaded or cut off",
+		cmp.Or(p.log.cluster.Load().leader(p.id), "a broker"), hangingAfter))
+	if !hangs() { // it came meanwhile, and may have been noted before that
+		p.log.health.partitionOK(p.id)
+	}
 }
 
 // holds tells whether records are in memory.

@@ -390,7 +390,9 @@ func (s *spools) wrote(err error) {
 	s.mu.Unlock()
 	switch {
 	case err != nil:
-		s.metrics.errors.Inc()
+		if !errors.Is(err, errSpoolFull) {
+			s.metrics.errors.Inc()
+		}
 		if was == "" {
 			s.logger.Error("the spool takes no more: records stay in memory, and agents are slowed", "why", why, "dir", s.dir)
 		}

@@ -183,7 +183,7 @@ func (a *app) nodesTable(nodes []apiv1.Node) *table {
 func (a *app) statusTable(s apiv1.Status) *table {
 	t := &table{}
 	t.add("Node", fmt.Sprintf("%s, version %s, up %s", s.Node, s.Version, duration(a.now().Sub(s.StartedAt))))
-	state := "starting or stopping: it takes no agents"
+	state := "not ready"
 	switch {
 	case s.Ready && len(s.Degraded) > 0:
 		state = "ready, degraded: " + strings.Join(s.Degraded, "; ")
