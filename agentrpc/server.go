@@ -61,12 +61,16 @@ type Server struct {
 	facts       map[string]bool
 	seed        maphash.Seed
 
-	drain     chan struct{} // closed when no stream may go on
-	receivers sync.WaitGroup
-	senders   sync.WaitGroup
+	drain chan struct{} // closed when no stream may go on
+	workers
 	// hard ends the appends that outlast DrainTimeout.
 	hard     context.Context //nolint:containedctx // the lifetime of the receivers, which handlers start
 	hardStop context.CancelFunc
+}
+
+// workers are the goroutines that sessions and uploads start.
+type workers struct {
+	receivers, senders sync.WaitGroup
 }
 
 // parts are what the sessions share.
