@@ -42,7 +42,8 @@ type spooling struct {
 	written chan struct{}
 }
 
-// watchSpools looks which partitions have to spool, and whether anything moves.
+// watchSpools looks which partitions hang or have to spool, and whether anything
+// moves.
 func (l *Log) watchSpools(ctx context.Context, group *lifecycle.Group) {
 	ticker := time.NewTicker(lookEvery)
 	defer ticker.Stop()
@@ -57,13 +58,10 @@ func (l *Log) watchSpools(ctx context.Context, group *lifecycle.Group) {
 		}
 		s := l.Status()
 		l.room.stuck(!s.Up && (l.spools == nil || s.SpoolError != ""))
-		if l.spools == nil {
-			continue
-		}
 		half := l.book.pendingBytes() > l.opts.MaxPendingBytes/2
 		l.mu.RLock()
 		for _, p := range l.all {
-			if p.mustSpool(time.Now(), half, ending == nil) {
+			if l.spools != nil && p.mustSpool(time.Now(), half, ending == nil) {
 				p.beginSpool(group)
 			}
 			p.tellHang()
