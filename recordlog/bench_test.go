@@ -46,7 +46,7 @@ func BenchmarkAppend(b *testing.B) {
 				if err := l.Append(b.Context(), key, records, suffix); err != nil {
 					b.Fatal(err)
 				}
-				for batch, _ := p.next(noon, linger); batch != nil; batch, _ = p.next(noon, linger) {
+				for batch, _ := p.next(noon, true); batch != nil; batch, _ = p.next(noon, true) {
 					var wire []byte
 					wire, p.scratch = p.compressor.wireOf(batch, p.scratch)
 					p.producer.stamp(wire)

@@ -68,19 +68,24 @@ func TestDeliversEachRecordOnce(t *testing.T) {
 	}
 }
 
-func TestQuietRecordIsSentWithinLinger(t *testing.T) {
+func TestQuietRecordsAreSentTogether(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := startLog(t, startBroker(t), nil)
+		const every = 40 * time.Millisecond
 		time.Sleep(time.Second)
-		l.append(t, "agent-1", "first")
+		time.Sleep(every - time.Duration(time.Now().UnixNano()%int64(every)) + every/4)
+		for i := range 20 { // of several partitions, at several times
+			l.append(t, fmt.Sprint("agent-", i), "one")
+			time.Sleep(every / 4 / 20)
+		}
 		synctest.Wait()
 		if d := l.Ledger().Delivered; d != 0 {
-			t.Fatalf("delivered %d before the linger, want 0", d)
+			t.Fatalf("delivered %d before their time, want 0", d)
 		}
-		time.Sleep(20 * time.Millisecond)
+		time.Sleep(every / 2)
 		synctest.Wait()
-		if d := l.Ledger().Delivered; d != 1 {
-			t.Fatalf("delivered %d after the linger, want 1", d)
+		if d := l.Ledger().Delivered; d != 20 {
+			t.Fatalf("delivered %d at their time, want 20", d)
 		}
 	})
 }

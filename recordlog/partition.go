@@ -111,7 +111,7 @@ func (p *partition) fillable(charge int64) *batch {
 	if p.open == nil {
 		p.open = p.fresh()
 		if p.spool == nil {
-			p.due.Reset(linger)
+			p.due.Reset(untilFlush(time.Now()))
 		} else {
 			notify(p.spill)
 		}
@@ -157,10 +157,10 @@ func notify(c chan struct{}) {
 	}
 }
 
-// next returns the batch to send now: the oldest full one, or the open one once
-// it is as old as patience. With nil it returns how long to wait for that, 0 if
-// there is nothing at all.
-func (p *partition) next(now time.Time, patience time.Duration) (b *batch, wait time.Duration) {
+// next returns the batch to send now: the oldest full one, or the open one if
+// its time has come, or at once in a hurry. With nil it returns how long to wait
+// for that, 0 if there is nothing at all.
+func (p *partition) next(now time.Time, hurry bool) (b *batch, wait time.Duration) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if len(p.sealed) > 0 {
@@ -173,12 +173,20 @@ func (p *partition) next(now time.Time, patience time.Duration) (b *batch, wait 
 	if p.open == nil {
 		return nil, 0
 	}
-	if age := now.Sub(p.open.opened); age < patience {
-		return nil, patience - max(age, 0)
+	if opened := p.open.opened; !hurry {
+		if wait = untilFlush(opened) - now.Sub(opened); wait > 0 {
+			return nil, min(wait, flushEvery)
+		}
 	}
 	b, p.open = p.open, nil
 	p.flight = flight{batch: b}
 	return b, 0
+}
+
+// untilFlush is how long after now batches are sent next. It follows the wall
+// clock only to be the same for all: waits are measured by the monotonic one.
+func untilFlush(now time.Time) time.Duration {
+	return flushEvery - time.Duration(now.UnixNano()%int64(flushEvery))
 }
 
 // giveBack puts batches before all others.
@@ -222,9 +230,9 @@ func (p *partition) run(ctx context.Context) {
 		p.log.health.partitionOK(p.id)
 	}()
 	defer p.due.Stop()
-	ending, patience := p.log.ending.Done(), linger
+	ending, hurry := p.log.ending.Done(), false
 	for ctx.Err() == nil && !p.isRetired() {
-		b, wait := p.toSend(patience)
+		b, wait := p.toSend(hurry)
 		if b != nil {
 			p.deliver(ctx, b)
 			continue
@@ -238,7 +246,7 @@ func (p *partition) run(ctx context.Context) {
 		case <-p.wake:
 		case <-p.due.C:
 		case <-ending:
-			ending, patience = nil, 0
+			ending, hurry = nil, true
 		case <-ctx.Done():
 		}
 	}

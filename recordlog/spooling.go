@@ -298,13 +298,13 @@ func (p *partition) wroteSpool(bs []*batch, err error) {
 
 // toSend returns the batch to send now, from disk while the partition spools,
 // else as next does.
-func (p *partition) toSend(patience time.Duration) (b *batch, wait time.Duration) {
+func (p *partition) toSend(hurry bool) (b *batch, wait time.Duration) {
 	for {
 		p.mu.Lock()
 		s := p.spool
 		p.mu.Unlock()
 		if s == nil {
-			return p.next(time.Now(), patience)
+			return p.next(time.Now(), hurry)
 		}
 		if p.finished() {
 			return nil, 0
