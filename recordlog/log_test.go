@@ -71,7 +71,7 @@ func TestDeliversEachRecordOnce(t *testing.T) {
 func TestQuietRecordsAreSentTogether(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := startLog(t, startBroker(t), nil)
-		const every = 40 * time.Millisecond
+		const every = 50 * time.Millisecond
 		time.Sleep(time.Second)
 		time.Sleep(every - time.Duration(time.Now().UnixNano()%int64(every)) + every/4)
 		for i := range 20 { // of several partitions, at several times

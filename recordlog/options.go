@@ -36,7 +36,7 @@ const (
 	// flushEvery is how often batches that are not full are sent: of all partitions
 	// at the same moments, since each time that an idle process wakes up costs more
 	// than a batch does. A record waits for half of it on the average.
-	flushEvery = 40 * time.Millisecond
+	flushEvery = 50 * time.Millisecond
 )
 
 // Compression names the codec of record batches.
