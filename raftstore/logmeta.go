@@ -5,6 +5,7 @@ package raftstore
 
 import (
 	"bufio"
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -30,9 +31,20 @@ import (
 //   - When the process ends after a full segment was sealed and before the next
 //     one is noted, the next start goes on with the sealed one, which refuses
 //     every entry.
+//   - When the disk is full while the last entries of a segment are written, its
+//     index may be there in part, and without the commit after it. It is taken for
+//     sealed all the same, and by that index nothing in it can be read.
+//   - When there is no room for the next segment, an empty file stays, whose later
+//     entries have no room set aside.
 type logMeta struct {
 	*metadb.BoltMetaDB
 	logger *slog.Logger
+	faults *logFaults
+}
+
+// CommitState implements types.MetaStore.
+func (m *logMeta) CommitState(state types.PersistentState) error {
+	return m.faults.note(m.BoltMetaDB.CommitState(state))
 }
 
 // Load implements types.MetaStore.
@@ -74,27 +86,76 @@ func (m *logMeta) nextSegment(dir string, state *types.PersistentState) (noted b
 	if !tail.SealTime.IsZero() {
 		return false, nil
 	}
-	w, err := segment.NewFiler(dir, fs.New()).RecoverTail(*tail)
+	last, start, err := readTail(dir, *tail)
 	if errors.Is(err, os.ErrNotExist) {
 		return false, nil // it was noted, but not made: raft-wal makes it
 	}
 	if err != nil {
 		return false, err
 	}
-	defer func() { err = errors.Join(err, w.Close()) }()
-	sealed, start, err := w.Sealed()
-	if err != nil || !sealed {
-		return false, err
+	path := filepath.Join(dir, segment.FileName(*tail))
+	if last == 0 {
+		return false, m.removeUnmade(dir, path, start > 0, *tail)
+	}
+	if start == 0 {
+		return false, nil
 	}
 	now := time.Now()
-	tail.SealTime, tail.IndexStart, tail.MaxIndex = now, start, w.LastIndex()
+	tail.MaxIndex = last
+	if start, err = soundIndex(path, *tail, start); err != nil {
+		return false, err
+	}
+	tail.SealTime, tail.IndexStart = now, start
 	state.Segments = append(state.Segments, types.SegmentInfo{
 		ID: state.NextSegmentID, BaseIndex: tail.MaxIndex + 1, MinIndex: tail.MaxIndex + 1,
 		Codec: tail.Codec, CreateTime: now, SizeLimit: tail.SizeLimit,
 	})
 	state.NextSegmentID++
-	m.logger.Info("noted that a log segment was full", "last", tail.MaxIndex)
+	m.logger.Info("noted that a log segment was full", "last", last)
 	return true, nil
+}
+
+// readTail returns the last entry of the newest segment, 0 if it has none, and
+// where its index begins, 0 if it has none.
+func readTail(dir string, tail types.SegmentInfo) (last, index uint64, err error) {
+	w, err := segment.NewFiler(dir, fs.New()).RecoverTail(tail)
+	if err != nil {
+		return 0, 0, err
+	}
+	defer func() { err = errors.Join(err, w.Close()) }()
+	_, index, err = w.Sealed()
+	return w.LastIndex(), index, err
+}
+
+// removeUnmade removes the newest segment's file, in which no entry was ever
+// committed, if it has an index or not the room for entries: raft-wal makes it
+// anew, with all its room, or says that there is none.
+func (m *logMeta) removeUnmade(dir, path string, indexed bool, tail types.SegmentInfo) error {
+	info, err := os.Stat(path)
+	if err != nil || !indexed && info.Size() >= int64(tail.SizeLimit) {
+		return err
+	}
+	m.logger.Info("makes a log segment anew that was begun when the disk was full", "first", tail.BaseIndex)
+	return errors.Join(os.Remove(path), syncDir(dir))
+}
+
+// soundIndex returns start if the segment's index is there as a whole, and else
+// writes another.
+func soundIndex(path string, info types.SegmentInfo, start uint64) (uint64, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return 0, err
+	}
+	want, err := findEntries(f, info.MaxIndex-info.BaseIndex+1)
+	got := make([]byte, len(want))
+	_, short := f.ReadAt(got, int64(start))
+	if err = errors.Join(err, f.Close()); err != nil {
+		return 0, fmt.Errorf("%s: %w", path, err)
+	}
+	if (short == nil || errors.Is(short, io.EOF)) && bytes.Equal(got, want) {
+		return start, nil
+	}
+	return indexSegment(path, info)
 }
 
 // The layout of a segment: a header of 32 bytes, then frames of 8 bytes of

@@ -13,14 +13,17 @@ import (
 
 	"github.com/hashicorp/raft"
 	wal "github.com/hashicorp/raft-wal"
+	walfs "github.com/hashicorp/raft-wal/fs"
 	"github.com/hashicorp/raft-wal/metadb"
+	"github.com/hashicorp/raft-wal/segment"
 	"go.etcd.io/bbolt"
 )
 
 // raftLog is raft's log with its meta store, which raft-wal itself never closes.
 type raftLog struct {
 	*wal.WAL
-	meta *logMeta
+	meta   *logMeta
+	faults *logFaults
 	// mu is held while entries are added or removed.
 	mu sync.Mutex
 }
@@ -32,7 +35,15 @@ func (l *raftLog) StoreLog(entry *raft.Log) error { return l.StoreLogs([]*raft.L
 func (l *raftLog) StoreLogs(entries []*raft.Log) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.WAL.StoreLogs(entries)
+	return l.faults.note(l.WAL.StoreLogs(entries))
+}
+
+// Set implements raft.StableStore.
+func (l *raftLog) Set(key, value []byte) error { return l.faults.note(l.WAL.Set(key, value)) }
+
+// SetUint64 implements raft.StableStore.
+func (l *raftLog) SetUint64(key []byte, value uint64) error {
+	return l.faults.note(l.WAL.SetUint64(key, value))
 }
 
 // DeleteRange implements raft.LogStore. When a segment is full raft-wal begins
@@ -51,10 +62,13 @@ func (l *raftLog) DeleteRange(first, last uint64) error {
 			return fmt.Errorf("the log took a second entry %d", newest)
 		}
 	}
-	return l.WAL.DeleteRange(first, last)
+	return l.faults.note(l.WAL.DeleteRange(first, last))
 }
 
-func (l *raftLog) close() error { return errors.Join(l.WAL.Close(), l.meta.Close()) }
+func (l *raftLog) close() error {
+	l.faults.fail.Store(nil)
+	return errors.Join(l.WAL.Close(), l.meta.Close())
+}
 
 // openLog opens the log of dir. position is where the state stands: a log that
 // is missing although the state has entries is refused, because with it the
@@ -71,9 +85,13 @@ func openLog(dir string, pos position, opts *Options) (*raftLog, error) {
 	if err := checkMeta(filepath.Join(path, metadb.FileName)); err != nil {
 		return nil, fmt.Errorf("%w; %s", err, reseed(dir))
 	}
-	l := &raftLog{meta: &logMeta{&metadb.BoltMetaDB{}, opts.Logger}}
-	l.WAL, err = wal.Open(path, wal.WithMetaStore(l.meta),
+	faults := &logFaults{dir: path}
+	l := &raftLog{meta: &logMeta{&metadb.BoltMetaDB{}, opts.Logger, faults}, faults: faults}
+	l.WAL, err = wal.Open(path, wal.WithMetaStore(l.meta), wal.WithSegmentFiler(logFiler{segment.NewFiler(path, walfs.New()), faults}),
 		wal.WithSegmentSize(opts.Tuning.SegmentBytes), wal.WithLogger(newRaftLogger(opts.Logger)))
+	if err != nil && isFull(err) {
+		return nil, errors.Join(fmt.Errorf("opening the log in %s: %w", path, err), l.meta.Close())
+	}
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("opening the log in %s: %w; %s", path, err, reseed(dir)), l.meta.Close())
 	}

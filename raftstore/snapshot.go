@@ -191,12 +191,27 @@ func (s *snapshotSink) Write(p []byte) (int, error) {
 	if s.file == nil {
 		f, err := os.OpenFile(s.path(), os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600)
 		if err != nil {
-			return 0, fmt.Errorf("receiving a snapshot: %w", err)
+			return 0, s.store.unwritten(err)
 		}
 		s.file, s.meta.ID = f, receivedSnapshotID
 		s.store.begin(s.meta.Index)
 	}
-	return s.file.Write(p)
+	n, err := s.file.Write(p)
+	return n, s.store.unwritten(err)
+}
+
+// unwritten tells of a copy that the disk did not take. The state is as it was,
+// and the copy comes again, so the node goes on.
+func (s *snapshotStore) unwritten(err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case isFull(err):
+		s.story.warn("the disk is full: make room for a copy of the state, without which this node is not ready; it is sent again", "error", err)
+	default:
+		s.story.warn("a copy of the state could not be written, look at the disk; it is sent again", "error", err)
+	}
+	return fmt.Errorf("receiving a snapshot: %w", err)
 }
 
 // begin notes that a snapshot comes.
@@ -224,14 +239,16 @@ func (s *snapshotSink) Close() error {
 		return nil
 	}
 	size, err := s.file.Seek(0, io.SeekEnd)
-	if err = errors.Join(err, s.file.Sync(), s.file.Close()); err != nil {
-		return fmt.Errorf("receiving a snapshot: %w", err)
-	}
+	err = errors.Join(err, s.file.Sync(), s.file.Close())
 	s.file = nil
+	if err != nil {
+		_ = os.Remove(s.path())
+		return s.store.unwritten(err)
+	}
 	s.store.step("received")
 	if err := s.stamp(); err != nil {
 		_ = os.Remove(s.path())
-		return fmt.Errorf("receiving a snapshot: %w", err)
+		return s.store.unwritten(err)
 	}
 	s.store.step("checked")
 	if err := os.Rename(s.path(), filepath.Join(s.store.dir, incomingName)); err != nil {

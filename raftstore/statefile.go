@@ -173,8 +173,12 @@ func storageFault(path string, cause any) error {
 	return &storageError{path: path, cause: cause, stack: string(debug.Stack())}
 }
 
-// Error says what to do: a damaged replica is thrown away, never repaired.
+// Error says what to do: a damaged replica is thrown away, never repaired. One
+// whose disk is full is sound, and as it was before.
 func (e *storageError) Error() string {
+	if err, ok := e.cause.(error); ok && isFull(err) {
+		return fmt.Sprintf("%s: %v", e.path, err)
+	}
 	return fmt.Sprintf("%s cannot be trusted: %v; move the data directory away and let the node join again as a new one, or on a lone node restore a backup",
 		e.path, e.cause)
 }

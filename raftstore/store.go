@@ -114,7 +114,7 @@ func New(opts Options) (*Store, error) {
 	}
 	s.files = &files{lock: lock, state: &stateHolder{}}
 	if err := s.open(); err != nil {
-		return nil, errors.Join(fmt.Errorf("raftstore: %w", err), s.files.close())
+		return nil, errors.Join(fmt.Errorf("raftstore: %w", withRoom(opts.Dir, err)), s.files.close())
 	}
 	return s, nil
 }
@@ -213,6 +213,8 @@ func (s *Store) Run(ctx context.Context) (err error) {
 	}
 	s.begun = time.Now()
 	conf := s.opts.raftConfig(id)
+	fail := s.fail
+	s.files.log.faults.fail.Store(&fail)
 	s.story.begin(s.logger, id, conf.HeartbeatTimeout)
 	r, err := raft.NewRaft(conf, s.fsm, s.files.log, s.files.log, s.fsm.snaps, s.transport)
 	if err != nil {
@@ -318,10 +320,10 @@ func (s *Store) fail(err error) {
 		return // Run has ended before raft did: nothing is wrong with the disk
 	}
 	s.failOnce.Do(func() {
-		if fault, ok := errors.AsType[*storageError](err); ok {
+		if fault, ok := errors.AsType[*storageError](err); ok && !isFull(err) {
 			s.logger.Error("storage fault", "error", err, "stack", fault.stack)
 		}
-		s.opts.Fatal(err)
+		s.opts.Fatal(withRoom(s.opts.Dir, err))
 	})
 }
 
