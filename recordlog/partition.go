@@ -163,6 +163,10 @@ func notify(c chan struct{}) {
 func (p *partition) next(now time.Time, hurry bool) (b *batch, wait time.Duration) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if p.spool != nil { // since a moment: what is in memory goes behind what is there
+		notify(p.wake)
+		return nil, 0
+	}
 	if len(p.sealed) > 0 {
 		b = p.sealed[0]
 		p.sealed[0] = nil
@@ -174,8 +178,10 @@ func (p *partition) next(now time.Time, hurry bool) (b *batch, wait time.Duratio
 		return nil, 0
 	}
 	if opened := p.open.opened; !hurry {
-		if wait = untilFlush(opened) - now.Sub(opened); wait > 0 {
-			return nil, min(wait, flushEvery)
+		// More than that says that the clock was set back since a record, moved from
+		// a spool, was written there.
+		if wait = untilFlush(opened) - now.Sub(opened); wait > 0 && wait <= flushEvery {
+			return nil, wait
 		}
 	}
 	b, p.open = p.open, nil
@@ -366,14 +372,15 @@ func (p *partition) land(delivered bool) {
 	}
 }
 
-// giveUp ends the attempts to send b, which stays where it is on disk or goes
-// back into memory.
+// giveUp ends the attempts to send b, which goes back to where it was: before
+// all others that were read from disk, or into memory.
 func (p *partition) giveUp(b *batch) {
 	p.land(false)
 	if !b.spooled {
 		p.giveBack(b)
 		return
 	}
+	p.replay = append([]*batch{b}, p.replay...)
 	if b.uncertain && p.isRetired() {
 		p.log.book.possiblyDoubled(b.count)
 	}

@@ -393,7 +393,7 @@ func (p *partition) unreadable(b *batch, err error) {
 }
 
 // finished tells whether the sender has nothing to do any more: the Log ends, and
-// what is not delivered is on disk or on its way there.
+// what is not delivered is on disk.
 func (p *partition) finished() bool {
 	if p.log.ending.Err() == nil {
 		return false
@@ -403,10 +403,7 @@ func (p *partition) finished() bool {
 	if p.flight.batch != nil && !p.flight.batch.spooled {
 		return false
 	}
-	if len(p.sealed) == 0 && p.open == nil && !p.writing {
-		return true
-	}
-	return p.spool != nil && !p.log.spools.isFull()
+	return len(p.sealed) == 0 && p.open == nil && !p.writing
 }
 
 // moveAway puts all that a partition which is gone holds where its keys belong
@@ -418,15 +415,13 @@ func (p *partition) moveAway(ctx context.Context) {
 	p.mu.Unlock()
 	if s != nil {
 		<-written
-		p.replay = nil
-		s.rewind()
 		ctx, cancel := context.WithCancel(ctx)
 		defer cancel()
 		defer context.AfterFunc(p.log.ending, cancel)()
-		for ctx.Err() == nil && s.unread() {
+		for ctx.Err() == nil && (len(p.replay) > 0 || s.unread()) {
 			p.moveEntry(ctx, s)
 		}
-		if !s.unread() {
+		if len(p.replay) == 0 && !s.unread() {
 			s.remove()
 			p.mu.Lock()
 			p.spooling = spooling{}
@@ -437,13 +432,19 @@ func (p *partition) moveAway(ctx context.Context) {
 	p.log.reroute(p.drain())
 }
 
-// moveEntry moves one entry of the spool and waits until that is settled.
+// moveEntry moves one entry of the spool, what was read already first, and waits
+// until that is settled.
 func (p *partition) moveEntry(ctx context.Context, s *spoolLog) {
 	l := p.log
-	b := p.readEntry(s)
-	if b == nil {
-		return
+	if len(p.replay) == 0 {
+		b := p.readEntry(s)
+		if b == nil {
+			return
+		}
+		p.replay = append(p.replay, b)
 	}
+	b := p.replay[0]
+	p.replay = p.replay[1:]
 	if err := b.unpack(); err != nil {
 		p.unreadable(b, err)
 		return
@@ -468,7 +469,9 @@ func (p *partition) moveEntry(ctx context.Context, s *spoolLog) {
 	t.leave()
 	select {
 	case <-t.done:
-		s.settle()
+		if len(p.replay) == 0 {
+			s.settle()
+		}
 	case <-ctx.Done():
 		s.rewind()
 	}

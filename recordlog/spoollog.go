@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -146,8 +147,8 @@ func (s *spoolLog) newSegment() error {
 	s.mu.Lock()
 	seg := &segment{first: s.next.number, path: filepath.Join(s.dir, segmentName(s.next.number))}
 	if n := len(s.segs); n > 0 && s.segs[n-1].first == seg.first { // nothing got into it
-		s.mu.Unlock()
 		seg = s.segs[n-1]
+		s.mu.Unlock()
 		if err := seg.file.Truncate(0); err != nil {
 			return fmt.Errorf("emptying a file of the spool: %w", err)
 		}
@@ -161,8 +162,8 @@ func (s *spoolLog) newSegment() error {
 		return fmt.Errorf("making a file of the spool: %w", err)
 	}
 	seg.file = f
-	if err := syncDir(s.dir); err != nil {
-		return errors.Join(fmt.Errorf("making a file of the spool: %w", err), f.Close())
+	if err := s.syncNames(); err != nil {
+		return errors.Join(fmt.Errorf("making a file of the spool: %w", err), f.Close(), os.Remove(seg.path))
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -171,13 +172,24 @@ func (s *spoolLog) newSegment() error {
 	return nil
 }
 
+// syncNames makes the names of the files last, and with the first of them that of
+// the directory.
+func (s *spoolLog) syncNames() error {
+	if s.tail == nil {
+		if err := syncDir(s.store.disk, filepath.Dir(s.dir)); err != nil {
+			return err
+		}
+	}
+	return syncDir(s.store.disk, s.dir)
+}
+
 // syncDir makes the names in a directory last.
-func syncDir(dir string) error {
+func syncDir(disk spoolDisk, dir string) error {
 	d, err := os.Open(dir)
 	if err != nil {
 		return err
 	}
-	return errors.Join(d.Sync(), d.Close())
+	return errors.Join(disk.fsync(d), d.Close())
 }
 
 // found is what one read brought.
@@ -202,19 +214,20 @@ func (s *spoolLog) readNext() (f found) {
 		seg, off, end := s.segs[s.read.seg], s.read.off, s.segs[s.read.seg].size
 		last := s.read.seg == len(s.segs)-1
 		want := s.taken
+		until := uint64(math.MaxUint64)
+		if !last {
+			until = s.segs[s.read.seg+1].first
+		}
 		s.mu.Unlock()
 
 		e, wire, next, err := findEntry(seg.file, off, end, want.number)
+		if err == nil && e.number >= until {
+			err = io.EOF // of a write that failed: the number was used again
+		}
 		switch {
 		case err != nil && last:
 			s.store.damaged(seg.path, off, err)
-			s.mu.Lock()
-			s.read.off = end
-			if seg.size == end { // else what was just written tells how much is lost
-				f.lost += s.next.records - s.taken.records
-				s.taken = s.next
-			}
-			s.mu.Unlock()
+			f.lost += s.giveUpEnd(seg, end)
 			continue
 		case err != nil:
 			if !errors.Is(err, io.EOF) {
@@ -245,6 +258,19 @@ func (s *spoolLog) readNext() (f found) {
 		}
 		return f
 	}
+}
+
+// giveUpEnd passes over the unreadable end of the last segment and returns how many
+// records that costs. If more was written meanwhile, that will tell.
+func (s *spoolLog) giveUpEnd(seg *segment, end int64) (lost uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.read.off = end
+	if seg.size == end && s.read.seg == len(s.segs)-1 {
+		lost = s.next.records - s.taken.records
+		s.taken = s.next
+	}
+	return lost
 }
 
 // findEntry reads the first whole entry at or behind off with at least the

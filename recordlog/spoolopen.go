@@ -116,14 +116,25 @@ func (s *spoolLog) findStart() {
 			s.read.seg++
 			continue
 		}
-		e, _, _, err := findEntry(seg.file, s.read.off, seg.size, want)
+		// The last settled one, if it is still there, tells where the next begins,
+		// should that be damaged.
+		e, _, next, err := findEntry(seg.file, 0, seg.size, want-1)
 		if err != nil {
+			if !errors.Is(err, io.EOF) {
+				s.store.damaged(seg.path, 0, err)
+			}
 			s.read = cursor{seg: s.read.seg + 1}
 			continue
 		}
 		s.taken, s.eldest = place{e.number, e.before}, e.oldest
-		if want == 1 && seg.first == 1 { // what is missing before it is known
+		switch {
+		case e.number < want:
+			s.taken = place{want, e.before + uint64(e.records)}
+			s.read.off = next
+		case want == 1 && s.segs[0].first == 1: // nothing is before it
 			s.taken = place{number: 1}
+		case e.number > max(want, s.segs[0].first):
+			s.store.damaged(seg.path, 0, errDamaged)
 		}
 		s.done = s.taken
 		return

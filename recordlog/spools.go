@@ -176,7 +176,7 @@ func (s *spools) note(partitions int) {
 	}
 	text, err := json.Marshal(topicNote{Version: 1, Topic: s.topic, Partitions: partitions})
 	if err == nil {
-		err = replaceFile(filepath.Join(s.dir, topicFile), append(text, '\n'))
+		err = replaceFile(s.disk, filepath.Join(s.dir, topicFile), append(text, '\n'))
 	}
 	if err != nil {
 		s.complain("noting the topic's partitions", err)
@@ -198,7 +198,7 @@ func (s *spools) known() int {
 }
 
 // replaceFile writes a file so that a crash leaves the old or the new one.
-func replaceFile(path string, content []byte) error {
+func replaceFile(disk spoolDisk, path string, content []byte) error {
 	fresh := path + ".new"
 	f, err := os.OpenFile(fresh, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
 	if err != nil {
@@ -214,7 +214,7 @@ func replaceFile(path string, content []byte) error {
 	if err := os.Rename(fresh, path); err != nil {
 		return err
 	}
-	return syncDir(filepath.Dir(path))
+	return syncDir(disk, filepath.Dir(path))
 }
 
 // reportOthers says what lies here of other topics. It is kept.
@@ -321,13 +321,6 @@ func (s *spools) ends() {
 	if last {
 		s.logger.Info("spool is empty: records go to kafka directly again")
 	}
-}
-
-// isFull tells whether the last write found no room.
-func (s *spools) isFull() bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.full
 }
 
 // state returns how many partitions spool, and what keeps the disk from taking
