@@ -6,6 +6,7 @@ package raftstore_test
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
@@ -206,4 +207,57 @@ func fillOneOfThree(w *world, victim int, disk string) {
 		must(t, members[victim].ReportAgents(t.Context(), bigReport(fmt.Sprint("b", i))))
 	}
 	w.same()
+}
+
+// A node whose disk has no room for a copy of the state says so and goes on;
+// with room the copy comes by itself.
+func TestDiskFullForASnapshot(t *testing.T) {
+	disk := smallDisk(t, fullDiskKiB)
+	bubble(t, func(w *world) {
+		t := w.t
+		var said lockedBuffer
+		w.tune = func(o *raftstore.Options) {
+			fullDiskOptions(o, o.Fatal)
+			if o.NodeName == "n2" {
+				o.Logger = slog.New(slog.NewTextHandler(&said, nil))
+			}
+		}
+		first := w.start(1, "")
+		must(t, first.Bootstrap(t.Context(), "cluster-1", []byte("ca")))
+		for i := range 100 {
+			must(t, first.ReportAgents(t.Context(), bigReport(fmt.Sprint("a", i))))
+		}
+		eventually(t, "the log is cut", func() bool { return first.FirstLogIndex() > 30 })
+		second := w.start(2, filepath.Join(disk, "d"))
+		makeRoom := fillDisk(t, disk, 100<<10)
+		must(t, first.Join(t.Context(), second.serverID, second.name, second.addr))
+		eventually(t, "the full disk is told of", func() bool { return strings.Contains(said.String(), "make room for a copy of the state") })
+		if second.Ready() {
+			t.Error("a node without the state is ready")
+		}
+		makeRoom()
+		w.settled(2)
+		if n := second.AgentCount(); n != 100 {
+			t.Errorf("%d agents", n)
+		}
+	})
+}
+
+// lockedBuffer takes the lines of a logger.
+type lockedBuffer struct {
+	mu   sync.Mutex
+	text strings.Builder
+}
+
+// Write implements io.Writer.
+func (b *lockedBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.text.Write(p)
+}
+
+func (b *lockedBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.text.String()
 }
