@@ -265,3 +265,14 @@ func TestDamagedEndWhileANewFileBegins(t *testing.T) {
 		t.Errorf("read %v, %d lost, want 2 and 1 lost", numbers, lost)
 	}
 }
+
+// TestWriterOfAnEmptiedSpoolSaysSo: also if the partition went away meanwhile, so that
+// nobody counts it as spooling for ever.
+func TestWriterOfAnEmptiedSpoolSaysSo(t *testing.T) {
+	p := spoolingPartition(t, 0)
+	s := p.spool
+	p.spool, p.retired = nil, true
+	if !p.writeSpool(t.Context(), s) {
+		t.Error("a spool that is gone counts as one that is to be moved")
+	}
+}

@@ -167,7 +167,7 @@ func (p *partition) writeSpool(ctx context.Context, s *spoolLog) (drained bool) 
 	for {
 		bs, wait, on := p.toWrite(s, time.Now(), patience)
 		if !on {
-			return !p.isRetired()
+			return !p.spoolsTo(s)
 		}
 		if len(bs) > 0 {
 			err := s.append(p.writesOf(bs, c))
@@ -196,6 +196,13 @@ func (p *partition) writeSpool(ctx context.Context, s *spoolLog) (drained bool) 
 			return false
 		}
 	}
+}
+
+// spoolsTo tells whether s is still the partition's spool.
+func (p *partition) spoolsTo(s *spoolLog) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.spool == s
 }
 
 // toWrite takes what is to be brought to disk now: the batch in flight, full
