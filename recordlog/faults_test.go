@@ -203,7 +203,7 @@ func TestNewProducerAfterLostAnswerIsCounted(t *testing.T) {
 		l.settled(t)
 		b.lose.Store(1)
 		l.append(t, "agent-1", "two", "three")
-		time.Sleep(21 * time.Millisecond) // sent, answer lost
+		time.Sleep(51 * time.Millisecond) // sent, answer lost
 		synctest.Wait()
 		b.refuseBatches(1, kerr.UnknownProducerID)
 		if ledger := l.settled(t); ledger.PossibleDuplicates != 2 || ledger.Delivered != 3 {
