@@ -116,7 +116,7 @@ func TestBubbleKafkaAway(t *testing.T) {
 		if l := w.Node.Ledger(); l.Refused != 0 || len(l.Dropped) != 0 || l.Delivered != uint64(len(records)) {
 			t.Errorf("at the end: %+v, %d in Kafka", l, len(records))
 		}
-	}, outside)
+	}, outside, func(c *node.Config) { c.Kafka.SpoolMaxBytes = 1 << 20 })
 }
 
 // fatAgent sends large records as fast as it can.

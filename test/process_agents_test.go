@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 	"testing"
 	"time"
 
@@ -223,18 +222,8 @@ func stopUnder(t *testing.T, c *process.Cluster, agents *process.Agents) (moved 
 // that it received.
 func lastLedger(t *testing.T, n *process.Node) {
 	t.Helper()
-	log := n.Log.String()
-	at := strings.LastIndex(log, "node has stopped")
-	if at < 0 {
-		t.Fatalf("the log of %s does not say that it stopped:\n%s", n.Name, n.Log.Tail(20))
-	}
-	var received, delivered, pending uint64
-	text := log[at+strings.Index(log[at:], "{"):]
-	if _, err := fmt.Sscanf(text, "{Received:%d Delivered:%d Pending:%d", &received, &delivered, &pending); err != nil {
-		t.Fatalf("ledger in the log: %v: %.200s", err, text)
-	}
-	if received == 0 || received != delivered || pending != 0 {
-		t.Errorf("%s stopped with %d received, %d delivered, %d pending", n.Name, received, delivered, pending)
+	if l := stoppedWith(t, n); l.Received == 0 || l.Received != l.Delivered || l.Pending != 0 {
+		t.Errorf("%s stopped with %+v", n.Name, l)
 	}
 }
 

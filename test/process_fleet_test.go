@@ -133,16 +133,7 @@ func TestProcessStop(t *testing.T) {
 	if code != 0 || took > 15*time.Second {
 		t.Fatalf("the stop took %s, exit code %d", took, code)
 	}
-	log := n.Log.String()
-	at := strings.LastIndex(log, "node has stopped")
-	if at < 0 {
-		t.Fatal("the log does not say that the node stopped")
-	}
-	var received, delivered, pending uint64
-	if _, err := fmt.Sscanf(log[strings.Index(log[at:], "{")+at:], "{Received:%d Delivered:%d Pending:%d", &received, &delivered, &pending); err != nil {
-		t.Fatalf("ledger in the log: %v: %s", err, log[at:])
-	}
-	if received < 5000 || received != delivered || pending != 0 {
-		t.Fatalf("received %d, delivered %d, pending %d", received, delivered, pending)
+	if l := stoppedWith(t, n); l.Received < 5000 || l.Received != l.Delivered || l.Pending != 0 {
+		t.Fatalf("stopped with %+v", l)
 	}
 }
