@@ -360,4 +360,11 @@ func TestNewOfABadSpoolNamesIt(t *testing.T) {
 	if _, err := os.Stat(filepath.Join(dir, DefaultTopic)); err != nil {
 		t.Error(err)
 	}
+	newer := []byte(`{"version":2,"topic":"hids_svr","partitions":8}`)
+	if err := os.WriteFile(filepath.Join(dir, DefaultTopic, topicFile), newer, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := open(); err == nil || !strings.Contains(err.Error(), "newer version") {
+		t.Errorf("opening a newer one = %v", err)
+	}
 }

@@ -74,9 +74,12 @@ const (
 	minSpoolBytes   = 1 << 20
 )
 
+// spoolFormat is the version of all that lies in the directory of a topic.
+const spoolFormat = 1
+
 // topicNote is the content of topic.json.
 type topicNote struct {
-	Version    int    `json:"version"` // 1
+	Version    int    `json:"version"` // spoolFormat; of the entries and marks beside it, too
 	Topic      string `json:"topic"`
 	Partitions int    `json:"partitions"`
 }
@@ -156,7 +159,12 @@ func (s *spools) loadNote() error {
 		return err
 	}
 	var note topicNote
-	if err := json.Unmarshal(text, &note); err != nil || note.Version != 1 || note.Topic != s.topic ||
+	err = json.Unmarshal(text, &note)
+	if err == nil && note.Version > spoolFormat { // its entries would be taken for torn, and cut
+		return fmt.Errorf("%s was written by a newer version (format %d, this one knows %d): start that version; nothing was changed",
+			s.dir, note.Version, spoolFormat)
+	}
+	if err != nil || note.Version != spoolFormat || note.Topic != s.topic ||
 		note.Partitions < 1 || note.Partitions > maxPartitions {
 		s.logger.Warn("the spool's note of the topic is of no use: records are held in memory until the partitions are learnt",
 			"file", filepath.Join(s.dir, topicFile), "error", err)
@@ -174,7 +182,7 @@ func (s *spools) note(partitions int) {
 	if s == nil || s.known() == partitions {
 		return
 	}
-	text, err := json.Marshal(topicNote{Version: 1, Topic: s.topic, Partitions: partitions})
+	text, err := json.Marshal(topicNote{Version: spoolFormat, Topic: s.topic, Partitions: partitions})
 	if err == nil {
 		err = replaceFile(s.disk, filepath.Join(s.dir, topicFile), append(text, '\n'))
 	}
