@@ -235,13 +235,15 @@ func (l *Log) createWith(ctx context.Context, c *conn, replicas int16) error {
 // repartition makes the number of partitions n; 0 is not known yet. Records that
 // were held for want of it move to their partitions before any new record gets there.
 func (l *Log) repartition(ctx context.Context, group *lifecycle.Group, n int) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	old := len(l.parts)
+	l.mu.RLock()
+	old := len(l.parts) // nobody else changes it
+	l.mu.RUnlock()
 	if n == old || n == 0 || ctx.Err() != nil {
 		return
 	}
 	l.logger.Info("partition count learnt", "topic", l.opts.Topic, "partitions", n, "before", old)
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	parts := slices.Clone(l.parts[:min(n, old)])
 	for i := old; i < n; i++ {
 		p := newPartition(l, i)
