@@ -40,7 +40,7 @@ run: build ## build, then start a node with simulated agents on this machine (mu
 .PHONY: test
 test: ## run the tests (PKG=./gossip/... ARGS='-run Join -v')
 	@$(if $(RACE),,echo "no C compiler here: testing without the race detector")
-	go test $(RACE) -shuffle=on -timeout 15m $(ARGS) $(PKG)
+	go test $(RACE) -shuffle=on -timeout 25m $(ARGS) $(PKG)
 
 .PHONY: check
 check: fmt-check vet lint generate-check tidy-check rules ## everything that CI checks without running the program
