@@ -6,6 +6,7 @@ package agentrpc_test
 import (
 	"fmt"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -367,27 +368,35 @@ func TestHandleClaims(t *testing.T) {
 // A node whose stream is blocked in a write counts the agent no longer either.
 func TestALostSessionThatIsBlockedIsNotCounted(t *testing.T) {
 	inBubble(t, func(t *testing.T, w *world) {
+		var revision atomic.Uint64
 		w.store.set(func(f *fakeStore) {
 			f.desired = func(string) (fleet.Desired, error) {
-				return fleet.Desired{Revision: 3, Config: []fleet.ConfigItem{{Name: "p", Detail: strings.Repeat("x", 4<<20)}}}, nil
+				return fleet.Desired{Revision: revision.Load(), Config: []fleet.ConfigItem{{Name: "p", Detail: strings.Repeat("x", 4<<20)}}}, nil
 			}
 		})
 		a := w.openUnread("a1")
 		a.beat()
 		b := w.openUnread("b1")
 		b.beat()
-		time.Sleep(time.Second)
-		w.srv.Reset([]string{"b1"})
-		if _, ok := w.srv.Session("b1"); !ok {
-			t.Fatal("the session that was reset is not blocked: nothing to test")
+		for range 4 { // the first ones fill what the connection takes unread
+			revision.Add(1)
+			w.store.notify(fleet.TableDesired)
+			time.Sleep(time.Second)
 		}
+		held, _ := w.srv.Session("a1")
+		if reset, _ := w.srv.Session("b1"); max(held.ConfigRevision, reset.ConfigRevision) == revision.Load() {
+			t.Fatal("all configs were written: no session is blocked")
+		}
+		w.srv.Reset([]string{"b1"})
 		if got := w.srv.HandleClaims([]fleet.Claim{{AgentID: "b1"}}); got != nil {
 			t.Errorf("a session that has ended refuses a claim: %v", got)
 		}
-		held, _ := w.srv.Session("a1")
 		w.srv.HandleClaims([]fleet.Claim{{AgentID: "a1", Epoch: held.Epoch + 1}})
-		if _, ok := w.srv.Session("a1"); ok {
-			t.Error("the session is still counted")
+		synctest.Wait()
+		for _, id := range []string{"a1", "b1"} {
+			if _, ok := w.srv.Session(id); ok {
+				t.Errorf("the session of %s is still counted", id)
+			}
 		}
 		time.Sleep(time.Minute)
 		a.cancel()

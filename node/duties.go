@@ -38,8 +38,7 @@ func (n *Node) lead(ctx context.Context) error {
 		n.sayLeaderless(&alone)
 		if n.store.Leads() && n.trust.ca.Load() != nil {
 			n.addMembers(ctx, said)
-			if n.first.TryLock() { // else it is being made
-				n.first.Unlock()
+			if len(n.first) == 0 { // else it is being made
 				if err := n.firstUser(ctx); err != nil && ctx.Err() == nil {
 					n.log.Warn("the first user could not be made, trying again", "error", err)
 				}

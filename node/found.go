@@ -30,8 +30,12 @@ const (
 // comes first, and a later try takes the password that is in it, so that neither a
 // crash nor a lost answer can leave an account whose password nobody has.
 func (n *Node) firstUser(ctx context.Context) error {
-	n.first.Lock()
-	defer n.first.Unlock()
+	select {
+	case n.first <- struct{}{}:
+		defer func() { <-n.first }()
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 	users, err := n.store.Users()
 	if err != nil || len(users) > 0 {
 		return err

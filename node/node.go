@@ -55,7 +55,7 @@ type Node struct {
 	started  time.Time
 	ready    chan struct{} // closed once everything runs
 	draining atomic.Bool
-	first    sync.Mutex // held while the first user is made
+	first    chan struct{} // full while the first user is made
 	// waits says what a node that is not ready waits for.
 	waits     atomic.Pointer[string]
 	apart     apart
@@ -106,7 +106,7 @@ func New(cfg Config, env Env) (*Node, error) {
 	}
 	n := &Node{
 		cfg: cfg, env: env, log: env.Logger, started: time.Now(),
-		metrics: prometheus.NewRegistry(), ready: make(chan struct{}),
+		metrics: prometheus.NewRegistry(), ready: make(chan struct{}), first: make(chan struct{}, 1),
 	}
 	n.metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	if err := n.open(); err != nil {

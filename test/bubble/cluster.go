@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"path/filepath"
 	"runtime"
+	"strings"
 	"slices"
 	"sync"
 	"testing"
@@ -95,6 +96,7 @@ func RunCluster(t *testing.T, nodes int, test func(t *testing.T, c *Cluster), ch
 	// sooner the more timers fire (go.dev/issue/78156). On one processor they
 	// cannot; what races is found by its order, not by its time.
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
+	defer time.AfterFunc(standsStill, func() { panic(whyStill()) }).Stop()
 	base := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
 		c := newCluster(t, base)
@@ -108,6 +110,25 @@ func RunCluster(t *testing.T, nodes int, test func(t *testing.T, c *Cluster), ch
 		}
 		test(t, c)
 	})
+}
+
+// standsStill is how long a bubble may take, by the clock outside it: many times
+// what the longest one does.
+const standsStill = 6 * time.Minute
+
+// whyStill names the goroutines that keep the time in a bubble from passing: those
+// that wait for what synctest cannot see, such as a mutex.
+func whyStill() string {
+	stacks := make([]byte, 16<<20)
+	stacks = stacks[:runtime.Stack(stacks, true)]
+	var why strings.Builder
+	fmt.Fprintf(&why, "the bubble stands still, its time does not pass because of:\n")
+	for stack := range strings.SplitSeq(string(stacks), "\n\n") {
+		if head, _, _ := strings.Cut(stack, "\n"); strings.Contains(head, "synctest bubble") && !strings.Contains(head, "(durable)") {
+			fmt.Fprintf(&why, "%s\n\n", stack)
+		}
+	}
+	return why.String()
 }
 
 func newCluster(t *testing.T, base string) *Cluster {
