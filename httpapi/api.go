@@ -84,17 +84,13 @@ func (a *API) Handler(l Listener) http.Handler {
 // Serve answers requests on ln until ctx ends, then lets those that are under
 // way finish for at most 10 s. It closes ln. tlsConfig is nil for plain HTTP.
 func (a *API) Serve(ctx context.Context, kind Listener, ln net.Listener, tlsConfig *tls.Config) error {
-	srv := &http.Server{
-		Handler:           a.Handler(kind),
-		TLSConfig:         tlsConfig,
-		ReadHeaderTimeout: readHeaderTimeout,
-		ReadTimeout:       a.opts.RequestTimeout,
-		WriteTimeout:      2 * a.opts.RequestTimeout,
-		IdleTimeout:       idleTimeout,
-		MaxHeaderBytes:    maxHeaderBytes,
-		ErrorLog:          slog.NewLogLogger(a.log.Handler(), slog.LevelDebug),
-	}
+	srv := a.server(kind, tlsConfig)
 	g := lifecycle.NewGroup(ctx)
+	if kind == ListenerSD && tlsConfig == nil {
+		q := a.newQuick(ln, kind)
+		g.Go("answer look-ups", q.run)
+		ln = q
+	}
 	g.Go("serve", func(context.Context) error {
 		var err error
 		if tlsConfig != nil {
@@ -118,6 +114,19 @@ func (a *API) Serve(ctx context.Context, kind Listener, ln net.Listener, tlsConf
 		return nil
 	})
 	return g.Wait()
+}
+
+func (a *API) server(kind Listener, tlsConfig *tls.Config) *http.Server {
+	return &http.Server{
+		Handler:           a.Handler(kind),
+		TLSConfig:         tlsConfig,
+		ReadHeaderTimeout: readHeaderTimeout,
+		ReadTimeout:       a.opts.RequestTimeout,
+		WriteTimeout:      2 * a.opts.RequestTimeout,
+		IdleTimeout:       idleTimeout,
+		MaxHeaderBytes:    maxHeaderBytes,
+		ErrorLog:          slog.NewLogLogger(a.log.Handler(), slog.LevelDebug),
+	}
 }
 
 // Routes returns the route table.
