@@ -18,6 +18,7 @@ type fakeLog struct {
 
 	mu     sync.Mutex
 	values map[string][][]byte
+	tries  int
 }
 
 func (l *fakeLog) Append(ctx context.Context, key string, records [][]byte, suffix []byte) error {
@@ -38,6 +39,15 @@ func (l *fakeLog) Append(ctx context.Context, key string, records [][]byte, suff
 		l.values[key] = append(l.values[key], slices.Concat(r, suffix))
 	}
 	return nil
+}
+
+// TryAppend declines every other time, and whenever Append would do more.
+func (l *fakeLog) TryAppend(key string, records [][]byte, suffix []byte) bool {
+	l.mu.Lock()
+	l.tries++
+	declined := l.before != nil || l.tries%2 == 0
+	l.mu.Unlock()
+	return !declined && l.Append(context.Background(), key, records, suffix) == nil
 }
 
 func (l *fakeLog) of(key string) [][]byte {

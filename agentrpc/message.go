@@ -4,6 +4,7 @@
 package agentrpc
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"unicode/utf8"
@@ -43,6 +44,8 @@ const (
 	maxRecords = 1 << 18
 	// keepRecords is the largest list of records that is used again.
 	keepRecords = 1 << 12
+	// maxKnownBytes bounds what is remembered of a busy agent's description.
+	maxKnownBytes = 512
 )
 
 var (
@@ -69,8 +72,22 @@ type message struct {
 	repaired int
 	tally    tally
 
+	// known is what the session knew before, if the message says the same of its
+	// agent; then neither agentID, ips and names nor identity are set.
+	known *origin
+	// header is what follows the records, if all that describes the agent does.
+	header   []byte
 	identity []byte // fields 4 to 11 of MQData, encoded
 	suffix   []byte // identity, time and tags
+
+	lane *lane // where this message and others of its processor are counted
+}
+
+// origin is how a busy agent describes itself with each message: messages that
+// end in the same bytes say the same. It is the receiver's alone.
+type origin struct {
+	header   []byte // of RawData; without records
+	identity []byte // of MQData
 }
 
 // notable is a record that is not only forwarded.
@@ -81,7 +98,7 @@ type notable struct {
 
 func (m *message) reset() {
 	if cap(m.records) > keepRecords {
-		*m = message{}
+		*m = message{lane: m.lane}
 		return
 	}
 	for i := range m.ips {
@@ -92,19 +109,30 @@ func (m *message) reset() {
 	clear(m.notable)
 	*m = message{
 		ips: m.ips, records: m.records[:0], notable: m.notable[:0],
-		identity: m.identity[:0], suffix: m.suffix[:0],
+		identity: m.identity[:0], suffix: m.suffix[:0], lane: m.lane,
 	}
 }
 
-// parse walks a RawData message. It accepts and refuses exactly what unmarshalling
+// parse walks a RawData message of an agent of which that is known, nil for
+// nothing; m has to be reset. It accepts and refuses exactly what unmarshalling
 // would, besides the limits of this file and texts that are not UTF-8: those are
 // repaired. After an error m holds nothing of use.
-func (m *message) parse(b []byte) error {
-	m.reset()
+func (m *message) parse(b []byte, known *origin) error {
+	split := false // what describes the agent is not all behind the records
 	for len(b) > 0 {
 		num, typ, n := consumeTag(b)
 		if n < 0 {
 			return errMalformed
+		}
+		switch isRecord := num == rawRecords && typ == protowire.BytesType; {
+		case isRecord && m.header != nil:
+			m.header, split = nil, true
+		case isRecord || split || m.header != nil:
+		case known != nil && bytes.Equal(b, known.header):
+			m.known = known
+			return nil
+		default:
+			m.header = b
 		}
 		b = b[n:]
 		if typ != protowire.BytesType || num > rawProduct {
@@ -222,7 +250,11 @@ func (m *message) encodeIdentity() error {
 // stamp makes the suffix of all records: who sent them, when they came (Unix
 // seconds) and the agent's tags, which are encoded already.
 func (m *message) stamp(now int64, tags []byte) error {
-	b := append(m.suffix[:0], m.identity...)
+	identity := m.identity
+	if m.known != nil {
+		identity = m.known.identity
+	}
+	b := append(m.suffix[:0], identity...)
 	b = protowire.AppendTag(b, mqSvrTime, protowire.VarintType)
 	b = protowire.AppendVarint(b, uint64(now)) //nolint:gosec // int64 on the wire
 	m.suffix = append(b, tags...)
@@ -230,6 +262,15 @@ func (m *message) stamp(now int64, tags []byte) error {
 		return errTooManyRecs
 	}
 	return nil
+}
+
+// origin copies what the session may know of the agent from now on, nil if that
+// is nothing; identity is m's.
+func (m *message) origin(identity []byte) *origin {
+	if len(m.header) == 0 || len(m.header) > maxKnownBytes || m.repaired > 0 {
+		return nil
+	}
+	return &origin{header: bytes.Clone(m.header), identity: identity}
 }
 
 // who copies the identity out of the message.

@@ -45,14 +45,39 @@ func transcodeSlow(raw []byte, tags []string) ([][]byte, error) {
 	return out, nil
 }
 
+// afresh parses a message of an agent of which nothing is known.
+func (m *message) afresh(raw []byte) error {
+	m.reset()
+	return m.parse(raw, nil)
+}
+
 // checkTranscode compares the fast path with the slow one, which gets its texts
-// repaired.
-func checkTranscode(t *testing.T, raw []byte) {
+// repaired. What a session knows from the message before must change nothing.
+func checkTranscode(t *testing.T, before, raw []byte) {
+	t.Helper()
+	prev := new(message)
+	var known *origin
+	if err := prev.afresh(before); err == nil {
+		known = prev.origin(prev.identity)
+	}
+	m := new(message)
+	if err := m.parse(raw, known); m.known != nil {
+		fresh := new(message)
+		if e := fresh.afresh(raw); e != nil || err != nil || !bytes.Equal(fresh.agentID, prev.agentID) || !cmp.Equal(fresh.who(), prev.who()) {
+			t.Fatalf("%x is known, but is %+v and %v, not %+v; %v", raw, fresh.who(), e, prev.who(), err)
+		}
+	}
+	for _, known := range []*origin{nil, known} {
+		checkAgainstSlow(t, raw, known)
+	}
+}
+
+func checkAgainstSlow(t *testing.T, raw []byte, known *origin) {
 	t.Helper()
 	tags := []string{"a", "b"}
 	want, wantErr := transcodeSlow(repairRawData(raw), tags)
 	m := new(message)
-	err := m.parse(raw)
+	err := m.parse(raw, known)
 	if errors.Is(err, errIdentity) || errors.Is(err, errTooManyRecs) {
 		t.Skip("over a limit of ours")
 	}
@@ -134,15 +159,56 @@ func oddMessages() map[string][]byte {
 
 func TestFastPathIsSlowPath(t *testing.T) {
 	for name, raw := range oddMessages() {
-		t.Run(name, func(t *testing.T) { checkTranscode(t, raw) })
+		t.Run(name, func(t *testing.T) {
+			for _, before := range oddMessages() {
+				checkTranscode(t, before, raw)
+			}
+		})
 	}
 }
 
 func FuzzTranscode(f *testing.F) {
 	for _, raw := range oddMessages() {
-		f.Add(raw)
+		f.Add(raw, raw)
+		f.Add(raw, append(oddMessages()["plain"], raw...))
 	}
 	f.Fuzz(checkTranscode)
+}
+
+// TestKnownDescription says of which messages the description need not be read
+// again: those that end in the same one, behind all records.
+func TestKnownDescription(t *testing.T) {
+	text := func(b []byte, num protowire.Number, v string) []byte {
+		return protowire.AppendString(protowire.AppendTag(b, num, protowire.BytesType), v)
+	}
+	rec := text(nil, 1, "\x08\x3b")
+	host := text(text(nil, 2, "agent"), 7, "host")
+	for name, c := range map[string]struct {
+		before, raw []byte
+		known       bool
+	}{
+		"the same":             {slices.Concat(rec, host), slices.Concat(rec, rec, host), true},
+		"without records":      {slices.Concat(rec, host), host, true},
+		"another host":         {slices.Concat(rec, host), slices.Concat(rec, text(nil, 2, "agent"), text(nil, 7, "tsoh")), false},
+		"more at its end":      {slices.Concat(rec, host), slices.Concat(rec, host, text(nil, 7, "last")), false},
+		"more before it":       {slices.Concat(rec, host), slices.Concat(rec, text(nil, 3, "10.0.0.1"), host), false},
+		"on both sides":        {slices.Concat(rec, host), slices.Concat(text(nil, 3, "10.0.0.1"), rec, host), false},
+		"unknown before":       {slices.Concat(rec, host), slices.Concat(text(nil, 99, "?"), rec, host), false},
+		"unknown in it":        {slices.Concat(rec, host, text(nil, 99, "?")), slices.Concat(rec, host, text(nil, 99, "?")), true},
+		"before the records":   {slices.Concat(host, rec), slices.Concat(host, rec), false},
+		"in the records":       {slices.Concat(rec, host), text(text(nil, 2, "a"), 1, string(host)), false},
+		"repaired, to count":   {slices.Concat(rec, host, text(nil, 8, "\xff")), slices.Concat(rec, host, text(nil, 8, "\xff")), false},
+		"too long to remember": {slices.Concat(rec, host, text(nil, 9, strings.Repeat("p", 600))), slices.Concat(rec, host, text(nil, 9, strings.Repeat("p", 600))), false},
+	} {
+		prev, m := new(message), new(message)
+		if err := prev.afresh(c.before); err != nil {
+			t.Fatal(err)
+		}
+		if err := m.parse(c.raw, prev.origin(prev.identity)); err != nil || (m.known != nil) != c.known {
+			t.Errorf("%s: known %v, %v; want %v", name, m.known != nil, err, c.known)
+		}
+		checkTranscode(t, c.before, c.raw)
+	}
 }
 
 func TestForeignFieldsAreRemoved(t *testing.T) {
@@ -152,7 +218,7 @@ func TestForeignFieldsAreRemoved(t *testing.T) {
 		"another agent": 1, "a tag of its own": 1, "type as bytes": 1, "group in record": 1,
 	} {
 		m := new(message)
-		if err := m.parse(odd[name]); err != nil {
+		if err := m.afresh(odd[name]); err != nil {
 			t.Fatalf("%s: %v", name, err)
 		}
 		if m.normalised != normalised {
@@ -170,24 +236,24 @@ func TestLimitsOfOneMessage(t *testing.T) {
 		return b
 	}
 	m := new(message)
-	if err := m.parse(marshal(&agentpb.RawData{AgentId: "a", Hostname: strings.Repeat("h", maxIdentityBytes)})); !errors.Is(err, errIdentity) {
+	if err := m.afresh(marshal(&agentpb.RawData{AgentId: "a", Hostname: strings.Repeat("h", maxIdentityBytes)})); !errors.Is(err, errIdentity) {
 		t.Errorf("long host name: %v, want %v", err, errIdentity)
 	}
 	many := marshal(&agentpb.RawData{AgentId: "a", Hostname: strings.Repeat("h", maxIdentityBytes/2)})
 	for range 2 * maxStampedBytes / maxIdentityBytes {
 		many = append(many, 0x0a, 0x00)
 	}
-	if err := m.parse(many); err != nil {
+	if err := m.afresh(many); err != nil {
 		t.Fatal(err)
 	}
 	if err := m.stamp(testTime, nil); !errors.Is(err, errTooManyRecs) {
 		t.Errorf("much to repeat: %v, want %v", err, errTooManyRecs)
 	}
 	empty := bytes.Repeat([]byte{0x0a, 0x00}, maxRecords)
-	if err := m.parse(empty); err != nil || len(m.records) != maxRecords {
+	if err := m.afresh(empty); err != nil || len(m.records) != maxRecords {
 		t.Errorf("%d empty records: %v", len(m.records), err)
 	}
-	if err := m.parse(append(empty, 0x0a, 0x00)); !errors.Is(err, errTooManyRecs) {
+	if err := m.afresh(append(empty, 0x0a, 0x00)); !errors.Is(err, errTooManyRecs) {
 		t.Errorf("one record more: %v, want %v", err, errTooManyRecs)
 	}
 	if m.reset(); cap(m.records) > keepRecords {
@@ -199,10 +265,10 @@ func TestMessageIsReusable(t *testing.T) {
 	odd := oddMessages()
 	m := new(message)
 	for _, name := range []string{"lists with commas", "plain", "cut off", "another agent", "identity after"} {
-		_ = m.parse(odd[name])
+		_ = m.afresh(odd[name])
 	}
 	fresh := new(message)
-	if err := errors.Join(m.parse(odd["plain"]), fresh.parse(odd["plain"])); err != nil {
+	if err := errors.Join(m.afresh(odd["plain"]), fresh.afresh(odd["plain"])); err != nil {
 		t.Fatal(err)
 	}
 	if string(m.identity) != string(fresh.identity) || len(m.records) != 1 || m.normalised != 0 || len(m.notable) != 0 {
@@ -299,7 +365,7 @@ func BenchmarkTranscode(b *testing.B) {
 		b.SetBytes(int64(len(raw)))
 		b.ReportAllocs()
 		for b.Loop() {
-			if err := errors.Join(m.parse(raw), m.stamp(testTime, tags)); err != nil {
+			if err := errors.Join(m.afresh(raw), m.stamp(testTime, tags)); err != nil {
 				b.Fatal(err)
 			}
 		}

@@ -9,6 +9,7 @@ import (
 	"hash/maphash"
 	"maps"
 	"slices"
+	"sync/atomic"
 	"unicode/utf8"
 
 	"muster/fleet"
@@ -33,7 +34,7 @@ var errBodyTooLarge = fmt.Errorf("the body is over %d bytes", maxHeartbeatBytes)
 type observed struct {
 	identity  []byte // as encoded in the last message
 	who       fleet.Identity
-	seenAt    int64
+	seenAt    atomic.Int64 // set without the lock, too
 	beatAt    int64
 	heartbeat []byte // body of the last 1000 record that could be read
 	plugins   map[string]*pluginBeat
@@ -60,9 +61,9 @@ type noted struct {
 // of facts that are reported, node the name that stands in reports.
 func (o *observed) note(m *message, now int64, seed maphash.Seed, facts map[string]bool, node string) noted {
 	var res noted
-	o.seenAt = now
+	o.seenAt.Store(now)
 	dirty := false
-	if !bytes.Equal(o.identity, m.identity) {
+	if m.known == nil && !bytes.Equal(o.identity, m.identity) {
 		o.identity = slices.Clone(m.identity)
 		o.who = m.who()
 		dirty = true
@@ -167,7 +168,7 @@ func (o *observed) fingerprint(seed maphash.Seed, facts map[string]bool) uint64 
 // report describes the agent for the inventory, with bounded sizes.
 func (o *observed) report(facts map[string]bool, node string) fleet.AgentReport {
 	r := fleet.AgentReport{
-		Identity: clipIdentity(o.who), Node: node, SeenAt: o.seenAt,
+		Identity: clipIdentity(o.who), Node: node, SeenAt: o.seenAt.Load(),
 		Facts: make(map[string]string), Plugins: make(map[string]string, len(o.plugins)),
 	}
 	_ = eachField(o.heartbeat, func(k, v []byte) { // it was read before: there is no error
@@ -184,7 +185,7 @@ func (o *observed) report(facts map[string]bool, node string) fleet.AgentReport 
 // describe fills the parts of a snapshot that the agent said itself.
 func (o *observed) describe(out *fleet.Session) {
 	out.Identity = o.who.Clone()
-	out.SeenAt, out.HeartbeatAt = o.seenAt, o.beatAt
+	out.SeenAt, out.HeartbeatAt = o.seenAt.Load(), o.beatAt
 	out.Heartbeat = make(map[string]string)
 	if f, err := itemFields(o.heartbeat); err == nil {
 		out.Heartbeat = f

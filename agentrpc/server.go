@@ -106,7 +106,6 @@ func New(opts Options) (*Server, error) {
 	}
 	// Some room for agents that come again before their old connection is gone.
 	s.connections = newConnections(opts.Limit+opts.Limit/4+64, func() { s.count(reasonConnections) })
-	s.messages.New = func() any { return new(message) }
 	for _, f := range fleet.FactFields() {
 		s.facts[f] = true
 	}
@@ -114,6 +113,7 @@ func New(opts Options) (*Server, error) {
 	if s.metrics, err = newMetrics(opts.Registerer, s); err != nil {
 		return nil, err
 	}
+	s.messages.New = func() any { return &message{lane: s.metrics.traffic.lane()} }
 	s.parts = parts{
 		pusher:    newPusher(s),
 		marker:    newMarker(opts.Tasks, opts.Node),

@@ -26,6 +26,7 @@ type session struct {
 	claim       claim
 	connectedAt int64 // Unix seconds
 	previous    *session
+	known       *origin // the receiver's; nil unless the agent is busy
 
 	line lifeline
 	out  outbox

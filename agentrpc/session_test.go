@@ -35,6 +35,43 @@ func mqData(t *testing.T, raw []byte) *agentpb.MQData {
 	return out
 }
 
+// TestBusyAgentDescribesItselfAnew wants each record to carry what its own message
+// says, and snapshots what the last one said, however much is known already.
+func TestBusyAgentDescribesItselfAnew(t *testing.T) {
+	inBubble(t, func(t *testing.T, w *world) {
+		a := w.open("a1", nil)
+		long := strings.Repeat("h", 600) // is not remembered
+		var want []string
+		for i, host := range []string{"one", "one", "one", "two", "one", "two", "two", long, "two", "two", "", "", "one"} {
+			body := fmt.Appendf(nil, "record %d", i)
+			if err := a.stream.Send(&agentpb.RawData{AgentId: a.id, Hostname: host, Records: []*agentpb.Record{{DataType: 59, Body: body}}}); err != nil {
+				t.Fatal(err)
+			}
+			want = append(want, string(body)+" of "+host)
+			synctest.Wait()
+			if got, _ := w.srv.Session("a1"); got.Identity.Hostname != host || got.Records != uint64(i+1) {
+				t.Errorf("after message %d: host %.10q and %d records, want %.10q", i, got.Identity.Hostname, got.Records, host)
+			}
+		}
+		var got []string
+		for _, raw := range w.log.of("a1") {
+			r := mqData(t, raw)
+			got = append(got, string(r.GetBody())+" of "+r.GetHostname())
+			if r.GetAgentId() != "a1" {
+				t.Errorf("a record of %q", r.GetAgentId())
+			}
+		}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("(-want +got): %s", diff)
+		}
+		a.id = "a2"
+		a.send(record(59))
+		if c := a.code(); c != codes.InvalidArgument {
+			t.Errorf("another ID: %v", c)
+		}
+	})
+}
+
 func TestSnapshots(t *testing.T) {
 	inBubble(t, func(t *testing.T, w *world) {
 		a := w.open("a1", nil)

@@ -4,7 +4,9 @@
 package agentrpc
 
 import (
+	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -80,56 +82,171 @@ func (t *tally) add(k kind, bytes int) {
 }
 
 // traffic is what passes from agents to the record log. Each message is counted
-// once, whatever it holds.
+// once, whatever it holds. Processors count apart, so that they do not wait for
+// each other's caches; a scrape adds up.
 type traffic struct {
-	messages, records, bytes prometheus.Counter
-	normalised, repaired     prometheus.Counter
-	sizes, appends           prometheus.Histogram
-	// appending is how many messages the record log is being given.
+	lanes [16]lane
+	next  atomic.Uint32
+	// appending is how many messages the record log has not taken at once.
 	appending atomic.Int64
 
-	kindRecords, kindBytes [kindCount]prometheus.Counter
+	messages, records, bytes *prometheus.Desc
+	normalised, repaired     *prometheus.Desc
+	sizes, appends           *prometheus.Desc
+	kindRecords, kindBytes   *prometheus.Desc
 }
 
+// lane is what some messages were.
+type lane struct {
+	mu sync.Mutex
+	counts
+
+	_ [64]byte // no two lanes in one line of a cache
+}
+
+type counts struct {
+	bytes                uint64
+	normalised, repaired uint64
+	kinds                [kindCount]struct{ records, bytes uint64 }
+	sizes                [len(sizeBuckets) + 1]uint64
+	waits                [len(waitBuckets) + 1]uint64
+	delay                time.Duration // sum of the waits
+}
+
+// The upper bounds of the histograms' buckets.
+var (
+	sizeBuckets = [...]int{1 << 8, 1 << 10, 1 << 12, 1 << 14, 1 << 16, 1 << 18, 1 << 20, 1 << 22, 1 << 24}
+	waitBuckets = [...]time.Duration{
+		time.Millisecond, 5 * time.Millisecond, 20 * time.Millisecond, 100 * time.Millisecond, 500 * time.Millisecond,
+		2 * time.Second, 10 * time.Second, time.Minute,
+	}
+)
+
 func newTraffic(r *registrar) *traffic {
+	desc := func(name, help string, labels ...string) *prometheus.Desc {
+		return prometheus.NewDesc("muster_agentrpc_"+name, help, labels, nil)
+	}
 	t := &traffic{
-		messages:   r.counter("messages_total", "Messages received from agents."),
-		records:    r.counter("records_total", "Records received from agents."),
-		bytes:      r.counter("received_bytes_total", "Bytes of messages received, decompressed."),
-		normalised: r.counter("normalised_records_total", "Records that carried other fields than their three, which were removed."),
-		repaired:   r.counter("repaired_texts_total", "Host names, versions, products and addresses of agents that were not UTF-8, one count a message; U+FFFD replaced the wrong bytes."),
-		sizes: r.histogram("message_bytes", "Size of a message, decompressed.",
-			prometheus.ExponentialBuckets(256, 4, 9)),
-		appends: r.histogram("append_seconds", "From reading a message to its records being in the record log; an agent's stream is not read meanwhile.",
-			[]float64{.001, .005, .02, .1, .5, 2, 10, 60}),
+		messages:   desc("messages_total", "Messages received from agents."),
+		records:    desc("records_total", "Records received from agents."),
+		bytes:      desc("received_bytes_total", "Bytes of messages received, decompressed."),
+		normalised: desc("normalised_records_total", "Records that carried other fields than their three, which were removed."),
+		repaired:   desc("repaired_texts_total", "Host names, versions, products and addresses of agents that were not UTF-8, one count a message; U+FFFD replaced the wrong bytes."),
+		sizes:      desc("message_bytes", "Size of a message, decompressed."),
+		appends: desc("append_seconds",
+			"From reading a message to its records being in the record log; an agent's stream is not read meanwhile. A message that the log took at once counts as 0."),
+		kindRecords: desc("type_records_total", "Records received from agents, by data type: those that Muster knows, and all others together.", "type"),
+		kindBytes:   desc("type_bytes_total", "Bytes of records received from agents, by data type.", "type"),
 	}
-	names := kindNames()
-	records := r.vector("type_records_total", "Records received from agents, by data type: those that Muster knows, and all others together.", "type", names[:]...)
-	bytes := r.vector("type_bytes_total", "Bytes of records received from agents, by data type.", "type", names[:]...)
-	for k, name := range names {
-		t.kindRecords[k], t.kindBytes[k] = records.WithLabelValues(name), bytes.WithLabelValues(name)
-	}
+	r.register(t)
 	r.gauge("appending_messages", "Messages that the record log has been given and not taken yet; each stands for a stream that is not read.",
 		func() float64 { return float64(t.appending.Load()) })
 	return t
 }
 
-// count notes a message of size bytes.
-func (t *traffic) count(m *message, size int) {
-	t.messages.Inc()
-	t.records.Add(float64(len(m.records)))
-	t.bytes.Add(float64(size))
-	t.sizes.Observe(float64(size))
+// lane returns one for a processor.
+func (t *traffic) lane() *lane { return &t.lanes[t.next.Add(1)%uint32(len(t.lanes))] }
+
+// count notes a message of size bytes; quick says that the log took it at once.
+func (l *lane) count(m *message, size int, quick bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.bytes += uint64(size) //nolint:gosec // never negative
+	l.sizes[bucketOf(sizeBuckets[:], size)]++
 	for k := range m.tally {
 		if c := &m.tally[k]; c.records > 0 {
-			t.kindRecords[k].Add(float64(c.records))
-			t.kindBytes[k].Add(float64(c.bytes))
+			l.kinds[k].records += uint64(c.records)
+			l.kinds[k].bytes += uint64(c.bytes)
 		}
 	}
-	if m.normalised > 0 {
-		t.normalised.Add(float64(m.normalised))
+	l.normalised += uint64(m.normalised) //nolint:gosec // never negative
+	l.repaired += uint64(m.repaired)     //nolint:gosec // never negative
+	if quick {
+		l.waits[0]++
 	}
-	if m.repaired > 0 {
-		t.repaired.Add(float64(m.repaired))
+}
+
+// waited notes how long the record log took for a message that it did not take at once.
+func (l *lane) waited(d time.Duration) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.waits[bucketOf(waitBuckets[:], d)]++
+	l.delay += d
+}
+
+// bucketOf is the first bucket whose bound is not below v.
+func bucketOf[T int | time.Duration](bounds []T, v T) int {
+	for i, bound := range bounds {
+		if v <= bound {
+			return i
+		}
 	}
+	return len(bounds)
+}
+
+// sum adds all lanes up.
+func (t *traffic) sum() (all counts) {
+	for i := range t.lanes {
+		t.lanes[i].addTo(&all)
+	}
+	return all
+}
+
+func (l *lane) addTo(all *counts) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	all.bytes += l.bytes
+	all.normalised += l.normalised
+	all.repaired += l.repaired
+	all.delay += l.delay
+	for i := range l.kinds {
+		all.kinds[i].records += l.kinds[i].records
+		all.kinds[i].bytes += l.kinds[i].bytes
+	}
+	for i := range l.sizes {
+		all.sizes[i] += l.sizes[i]
+	}
+	for i := range l.waits {
+		all.waits[i] += l.waits[i]
+	}
+}
+
+// Describe is prometheus.Collector's.
+func (t *traffic) Describe(out chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{t.messages, t.records, t.bytes, t.normalised, t.repaired, t.sizes, t.appends, t.kindRecords, t.kindBytes} {
+		out <- d
+	}
+}
+
+// Collect is prometheus.Collector's.
+func (t *traffic) Collect(out chan<- prometheus.Metric) {
+	all := t.sum()
+	counter := func(d *prometheus.Desc, v uint64, labels ...string) {
+		out <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(v), labels...)
+	}
+	var records uint64
+	for k, name := range kindNames() {
+		records += all.kinds[k].records
+		counter(t.kindRecords, all.kinds[k].records, name)
+		counter(t.kindBytes, all.kinds[k].bytes, name)
+	}
+	messages, sizes := cumulated(sizeBuckets[:], all.sizes[:], func(b int) float64 { return float64(b) })
+	appended, waits := cumulated(waitBuckets[:], all.waits[:], time.Duration.Seconds)
+	counter(t.messages, messages)
+	counter(t.records, records)
+	counter(t.bytes, all.bytes)
+	counter(t.normalised, all.normalised)
+	counter(t.repaired, all.repaired)
+	out <- prometheus.MustNewConstHistogram(t.sizes, messages, float64(all.bytes), sizes)
+	out <- prometheus.MustNewConstHistogram(t.appends, appended, all.delay.Seconds(), waits)
+}
+
+// cumulated is how Prometheus wants buckets: each with all below it.
+func cumulated[T any](bounds []T, counts []uint64, number func(T) float64) (all uint64, buckets map[float64]uint64) {
+	buckets = make(map[float64]uint64, len(bounds))
+	for i, bound := range bounds {
+		all += counts[i]
+		buckets[number(bound)] = all
+	}
+	return all + counts[len(bounds)], buckets
 }

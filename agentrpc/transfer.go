@@ -146,7 +146,7 @@ func (s *Server) take(sess *session, raw []byte) error {
 		m.reset() // the pool must not keep the frame
 		s.messages.Put(m)
 	}()
-	switch err := m.parse(raw); {
+	switch err := m.parse(raw, sess.known); {
 	case errors.Is(err, errIdentity):
 		if err := fleet.CheckAgentID(string(m.agentID)); err != nil {
 			return s.refuse(reasonAgentID, codes.InvalidArgument, err.Error())
@@ -161,7 +161,7 @@ func (s *Server) take(sess *session, raw []byte) error {
 		if err := s.join(sess, m); err != nil {
 			return err
 		}
-	} else if string(m.agentID) != sess.id {
+	} else if m.known == nil && string(m.agentID) != sess.id {
 		return s.refuse(reasonIDChanged, codes.InvalidArgument, "the agent ID changed within the stream")
 	}
 	came := s.opts.Tuning.Clock()
@@ -169,17 +169,14 @@ func (s *Server) take(sess *session, raw []byte) error {
 	if err := m.stamp(now, *sess.tags.Load()); err != nil {
 		return s.refuse(reasonTooLarge, codes.InvalidArgument, err.Error())
 	}
-	s.metrics.count(m, len(raw))
 	sess.received.messages.Add(1)
 	sess.received.records.Add(uint64(len(m.records)))
 	s.note(sess, m, now)
-	s.metrics.appending.Add(1)
-	err := s.forward(sess, m)
-	s.metrics.appending.Add(-1)
-	if err != nil {
+	if sess.previous == nil && s.opts.Log.TryAppend(sess.id, m.records, m.suffix) {
+		m.lane.count(m, len(raw), true)
+	} else if err := s.forward(sess, m, len(raw), came); err != nil {
 		return err
 	}
-	s.metrics.appends.Observe(s.opts.Tuning.Clock().Sub(came).Seconds())
 	return s.act(sess, m, now)
 }
 
@@ -222,8 +219,19 @@ func (s *Server) join(sess *session, m *message) error {
 
 // note remembers heartbeats and reports what is new.
 func (s *Server) note(sess *session, m *message, now int64) {
+	if m.known != nil && len(m.notable) == 0 {
+		sess.obs.seenAt.Store(now)
+		return
+	}
+	busy := sess.obs.seenAt.Load() >= now-1
 	sess.mu.Lock()
 	res := sess.obs.note(m, now, s.seed, s.facts, s.opts.Node)
+	if m.known == nil {
+		sess.known = nil
+		if busy { // others need not be compared
+			sess.known = m.origin(sess.obs.identity)
+		}
+	}
 	sess.mu.Unlock()
 	if res.undecodable > 0 {
 		s.metrics.undecodableBodies.Add(float64(res.undecodable))
@@ -238,8 +246,12 @@ func (s *Server) note(sess *session, m *message, now int64) {
 	}
 }
 
-// forward hands the records to the log; it blocks while the log is full.
-func (s *Server) forward(sess *session, m *message) error {
+// forward hands the records to the log when it could not take them at once; it
+// blocks while the log is full.
+func (s *Server) forward(sess *session, m *message, size int, came time.Time) error {
+	m.lane.count(m, size, false)
+	s.metrics.appending.Add(1)
+	defer s.metrics.appending.Add(-1)
 	if prev := sess.previous; prev != nil {
 		timer := time.NewTimer(handoverWait)
 		select {
@@ -250,11 +262,9 @@ func (s *Server) forward(sess *session, m *message) error {
 		timer.Stop()
 		sess.previous = nil
 	}
-	if len(m.records) == 0 {
-		return nil
-	}
 	err := s.opts.Log.Append(sess.line.appendCtx, sess.id, m.records, m.suffix)
 	if err == nil {
+		m.lane.waited(s.opts.Tuning.Clock().Sub(came))
 		return nil
 	}
 	s.metrics.recordsLost.Add(float64(len(m.records)))

@@ -253,6 +253,37 @@ func (l *Log) Append(ctx context.Context, key string, records [][]byte, suffix [
 	return nil
 }
 
+// TryAppend is Append for most messages: those that need not wait and have
+// nothing to be refused. Of others it takes nothing and returns false.
+func (l *Log) TryAppend(key string, records [][]byte, suffix []byte) bool {
+	fits := l.limits.record.Load()
+	var charge int64
+	for _, r := range records {
+		c := recordCharge(len(key), len(r)+len(suffix))
+		if c > fits {
+			return false
+		}
+		charge += c
+	}
+	if len(records) == 0 {
+		return true
+	}
+	if len(records) > 1 && charge > l.room.piece() {
+		return false
+	}
+	hash := hashOf(key)
+	slot := slotOf(hash)
+	fair := l.limits.learnt.Load()
+	shared, all := l.tryRoom(slot, fair, charge)
+	if !all {
+		if shared && fair {
+			l.room.giveShare(slot, charge)
+		}
+		return false
+	}
+	return l.put(message{key, records, suffix, fits}, hash, fair, len(records), charge)
+}
+
 // message is what is appended at once.
 type message struct {
 	key     string
@@ -289,22 +320,31 @@ func (l *Log) take(ctx context.Context, m message, taken int, charge int64) erro
 	if err := l.waitForRoom(ctx, slot, fair, charge); err != nil {
 		return err
 	}
+	if !l.put(m, hash, fair, taken, charge) {
+		return fmt.Errorf("appending records: %w", errEnding())
+	}
+	return nil
+}
+
+// put enters records for which there is room; false, and the room is given back,
+// if none are taken any more.
+func (l *Log) put(m message, hash uint32, fair bool, taken int, charge int64) bool {
+	s := share{slot: slotOf(hash)}
+	if fair {
+		s.bytes = int32(charge)
+	}
 	l.mu.RLock()
 	defer l.mu.RUnlock()
 	if l.stopped {
 		l.room.all.Release(charge)
 		if fair {
-			l.room.giveShare(slot, charge)
+			l.room.giveShare(s.slot, charge)
 		}
-		return fmt.Errorf("appending records: %w", errEnding())
+		return false
 	}
 	l.book.received(taken, charge)
-	s := share{slot: slot}
-	if fair {
-		s.bytes = int32(charge)
-	}
 	l.route(hash).put(time.Now(), m, s)
-	return nil
+	return true
 }
 
 // route returns where the records of a key with that hash belong now. It needs

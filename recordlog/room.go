@@ -150,10 +150,17 @@ func (r *room) giveShares(b *batch) {
 	b.shares = b.shares[:0]
 }
 
+// tryRoom takes charge bytes of the slot if fair is set, and then of the room. It
+// tells whether it has the first, and whether it has both.
+func (l *Log) tryRoom(slot uint16, fair bool, charge int64) (shared, all bool) {
+	shared = !fair || l.room.tryShare(slot, charge)
+	return shared, shared && l.room.all.TryAcquire(charge)
+}
+
 // waitForRoom takes charge bytes of the room, and of the slot if fair is set.
 func (l *Log) waitForRoom(ctx context.Context, slot uint16, fair bool, charge int64) error {
-	shared := !fair || l.room.tryShare(slot, charge)
-	if shared && l.room.all.TryAcquire(charge) {
+	shared, all := l.tryRoom(slot, fair, charge)
+	if all {
 		return nil
 	}
 	l.metrics.waits.Inc()

@@ -103,3 +103,47 @@ func TestWaitingAppendEndsWithItsContextAndWithTheLog(t *testing.T) {
 		}
 	})
 }
+
+// TestTryAppendDeclines wants it to leave to Append, untouched, whatever has to
+// wait or is to be counted as refused or dropped.
+func TestTryAppendDeclines(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := startBroker(t)
+		b.goAway()
+		l := startLog(t, b, func(o *recordlog.Options) { o.MaxPendingBytes, o.MaxRecordBytes = 40_000, 4096 })
+		time.Sleep(time.Second)
+		try := func(what string, want bool, sizes ...int) {
+			t.Helper()
+			before := l.Ledger()
+			records, bytes := make([][]byte, len(sizes)), int64(0)
+			for i, n := range sizes {
+				records[i] = make([]byte, n)
+				bytes += int64(n)
+			}
+			if got := l.TryAppend("a", records, []byte("suffix")); got != want {
+				t.Errorf("%s: %v, want %v", what, got, want)
+			}
+			after := l.Ledger()
+			if !want {
+				sizes, bytes = nil, 0
+			}
+			if n := after.Pending - before.Pending; n != uint64(len(sizes)) || after.Received-before.Received != n || after.PendingBytes-before.PendingBytes < bytes || !after.Balanced() {
+				t.Errorf("%s: ledger = %+v, was %+v", what, after, before)
+			}
+		}
+		try("nothing", true)
+		try("one", true, 100)
+		try("one too large among others", false, 100, 5000, 100)
+		try("more than a share", false, 4000, 4000, 4000)
+		for range 9 {
+			try("within a share", true, 2000, 2000)
+		}
+		try("no room", false, 4000)
+		try("room", true, 2000)
+		b.comeBack()
+		time.Sleep(time.Minute)
+		try("room again", true, 4000)
+		l.stop()
+		try("after the end", false, 10)
+	})
+}

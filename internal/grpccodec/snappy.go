@@ -27,9 +27,7 @@ func newSnappy() *snappyCompressor {
 		// Concurrency 1 starts no goroutines: a message is one or two blocks.
 		return &snappyWriter{Writer: s2.NewWriter(nil, s2.WriterSnappyCompat(), s2.WriterConcurrency(1)), pool: &c.writers}
 	}
-	c.readers.New = func() any {
-		return &snappyReader{Reader: s2.NewReader(nil, s2.ReaderMaxBlockSize(maxSnappyBlockBytes), s2.ReaderAllocBlock(64<<10)), pool: &c.readers}
-	}
+	c.readers.New = func() any { return &snappyReader{pool: &c.readers} }
 	return c
 }
 
@@ -47,7 +45,7 @@ func (c *snappyCompressor) Compress(w io.Writer) (io.WriteCloser, error) {
 // which gRPC does exactly once.
 func (c *snappyCompressor) Decompress(r io.Reader) (io.Reader, error) {
 	z := c.readers.Get().(*snappyReader)
-	z.Reset(r)
+	z.src, z.whole, z.ended = r, true, false
 	return z, nil
 }
 
@@ -61,15 +59,4 @@ func (z *snappyWriter) Close() error {
 	z.Reset(nil) // the pool must not keep the message
 	z.pool.Put(z)
 	return err
-}
-
-type snappyReader struct {
-	*s2.Reader
-	pool *sync.Pool
-}
-
-func (z *snappyReader) Close() error {
-	z.Reset(nil)
-	z.pool.Put(z)
-	return nil
 }
