@@ -5,6 +5,8 @@ package gcpace
 
 import (
 	"context"
+	"math"
+	"runtime"
 	"runtime/debug"
 	"runtime/metrics"
 	"time"
@@ -12,15 +14,24 @@ import (
 
 const (
 	checkEvery = 2 * time.Second
+	// shortest is the time over which a rate is taken at least: what comes in less is a burst.
+	shortest = checkEvery / 4
 	// collectEvery is how often garbage is to be collected, roughly.
 	collectEvery = 30 * time.Second
-	// A process may always hold minGarbage bytes of garbage, and never more than
-	// that or half of what it needs.
-	minGarbage = 64 << 20
+	// A process with less live memory and stacks than quietHeap may fill that with
+	// garbage, and up to busyHeap when it makes much. Most agents come at once, to
+	// a node that has just started: it would else collect all the time.
+	quietHeap = 96 << 20
+	busyHeap  = 192 << 20
+	// minUnused bytes that are held and not used are not given back.
+	minUnused = 64 << 20
 	// leastPercent of live memory and stacks is left for garbage, however little
 	// is made: what collecting costs grows with them.
 	leastPercent = 10
-	// rateKept of a higher rate is left after each check.
+	// mostPercent bounds what a percentage of little live memory comes to when
+	// there is suddenly more.
+	mostPercent = 500
+	// rateKept of a higher rate is left after each checkEvery.
 	rateKept = 0.8
 )
 
@@ -39,6 +50,8 @@ func Run(ctx context.Context) error {
 	defer debug.SetGCPercent(before)
 	tick := time.NewTicker(checkEvery)
 	defer tick.Stop()
+	collected := make(chan struct{}, 1)
+	notifyCollected(collected)
 	p := pacer{percent: 100}
 	samples := []metrics.Sample{
 		{Name: "/gc/heap/live:bytes"},
@@ -47,10 +60,13 @@ func Run(ctx context.Context) error {
 		{Name: "/gc/heap/allocs:bytes"},
 		{Name: "/memory/classes/heap/free:bytes"},
 	}
+	last := time.Now().Add(-checkEvery)
 	for {
 		metrics.Read(samples)
+		now := time.Now()
 		v := func(i int) uint64 { return samples[i].Value.Uint64() }
-		percent, release := p.step(usage{base: v(0) + v(1) + v(2), made: v(3), unused: v(4)}, checkEvery)
+		percent, release := p.step(usage{base: v(0) + v(1) + v(2), made: v(3), unused: v(4)}, now.Sub(last))
+		last = now
 		if percent != p.percent {
 			p.percent = percent
 			debug.SetGCPercent(percent)
@@ -60,10 +76,17 @@ func Run(ctx context.Context) error {
 		}
 		select {
 		case <-tick.C:
+		case <-collected:
+			notifyCollected(collected)
 		case <-ctx.Done():
 			return ctx.Err()
 		}
 	}
+}
+
+// notifyCollected sends to c, which holds one, after the next collection.
+func notifyCollected(c chan struct{}) {
+	runtime.AddCleanup(new([64]byte), func(c chan struct{}) { c <- struct{}{} }, c)
 }
 
 // pacer remembers what the next step needs.
@@ -78,17 +101,20 @@ type pacer struct {
 // change of the percentage is none: it stops the process for a moment.
 func (p *pacer) step(u usage, passed time.Duration) (percent int, release bool) {
 	if p.made > 0 {
-		p.rate = max(float64(u.made-p.made)/passed.Seconds(), p.rate*rateKept)
+		kept := math.Pow(rateKept, float64(passed)/float64(checkEvery))
+		p.rate = max(float64(u.made-p.made)/max(passed, shortest).Seconds(), p.rate*kept)
 	}
 	p.made = u.made
 	base := float64(max(u.base, 1<<20))
 	wanted := p.rate * collectEvery.Seconds()
-	garbage := min(max(wanted, base*leastPercent/100), max(base/2, minGarbage))
-	percent = int(100 * garbage / base)
+	least := max(base*leastPercent/100, quietHeap-base)
+	most := max(base/2, busyHeap-base)
+	percent = int(100 * min(max(wanted, least), most) / base)
+	percent = min(percent, mostPercent)
 	if 4*percent > 3*p.percent && 3*percent < 4*p.percent {
 		percent = p.percent
 	}
 	// After a storm the heap is far larger than what is needed.
 	unused := float64(u.unused)
-	return percent, unused > minGarbage && unused > base/4 && wanted < unused/2
+	return percent, unused > minUnused && unused > base/4 && wanted < unused/2
 }

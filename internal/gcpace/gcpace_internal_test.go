@@ -6,6 +6,7 @@ package gcpace
 import (
 	"context"
 	"errors"
+	"runtime"
 	"runtime/debug"
 	"testing"
 	"time"
@@ -33,9 +34,10 @@ func TestStep(t *testing.T) {
 		"many idle agents":           {usage{base: 400 * mib}, mib / 2, 10, 13, false},
 		"many agents with some work": {usage{base: 400 * mib}, 3 * mib, 17, 30, false},
 		"many busy agents":           {usage{base: 400 * mib}, 100 * mib, 38, 50, false},
-		"a quiet node":               {usage{base: 20 * mib}, mib / 10, 10, 20, false},
-		"few busy agents":            {usage{base: 20 * mib}, 100 * mib, 241, 320, false},
-		"nothing known yet":          {usage{}, 0, 10, 13, false},
+		"a quiet node":               {usage{base: 20 * mib}, mib / 10, 290, 500, false},
+		"few busy agents":            {usage{base: 50 * mib}, 100 * mib, 220, 284, false},
+		"few quiet agents":           {usage{base: 60 * mib}, mib / 10, 46, 77, false},
+		"nothing known yet":          {usage{}, 0, 500, 500, false},
 		"after a storm":              {usage{base: 400 * mib, unused: 200 * mib}, mib / 2, 10, 13, true},
 		"in a storm":                 {usage{base: 400 * mib, unused: 200 * mib}, 100 * mib, 38, 50, false},
 		"little unused":              {usage{base: 400 * mib, unused: 70 * mib}, mib / 2, 10, 13, false},
@@ -59,6 +61,46 @@ func TestStepKeepsTheRateOfBursts(t *testing.T) {
 	}
 	if p.percent < 25 {
 		t.Errorf("%d %% between bursts of 10 MiB/s", p.percent)
+	}
+}
+
+// The collection that a storm on a quiet node begins with is enough to make room
+// for the rest; and the room is in proportion to what lives, not to what did.
+func TestStepAtTheStartOfAStorm(t *testing.T) {
+	p := &pacer{percent: 100}
+	u := usage{base: 4 * mib}
+	if percent, _ := settle(p, u, mib/10); percent != mostPercent {
+		t.Fatalf("%d %% of almost nothing, want %d", percent, mostPercent)
+	}
+	u = usage{base: 40 * mib, made: p.made + 60*mib}
+	p.percent, _ = p.step(u, 100*time.Millisecond)
+	if garbage := u.base * uint64(p.percent) / 100; garbage < 140*mib || garbage > busyHeap*4/3-u.base {
+		t.Errorf("%d MiB of garbage", garbage/mib)
+	}
+	u.base, u.made = 100*mib, u.made+100*mib
+	p.percent, _ = p.step(u, time.Second)
+	if garbage := u.base * uint64(p.percent) / 100; garbage < 70*mib || garbage > busyHeap*4/3-u.base {
+		t.Errorf("%d MiB of garbage later", garbage/mib)
+	}
+}
+
+// A burst within a moment is not taken for a rate.
+func TestStepOfABurst(t *testing.T) {
+	p := &pacer{percent: 100}
+	u := usage{base: 400 * mib, made: 1}
+	p.percent, _ = p.step(u, checkEvery)
+	u.made += mib
+	if p.percent, _ = p.step(u, time.Millisecond); p.rate > 2*mib {
+		t.Errorf("%.0f MiB/s", p.rate/mib)
+	}
+}
+
+func TestCollectionsAreNoticed(t *testing.T) {
+	c := make(chan struct{}, 1)
+	for range 3 {
+		notifyCollected(c)
+		runtime.GC()
+		<-c
 	}
 }
 
