@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"sync/atomic"
+	"time"
 )
 
 // Holder is the certificate that a listener presents now. Setting another one
@@ -32,11 +33,12 @@ func (h *Holder) Get() (*tls.Certificate, error) {
 
 // ServerTLS returns the settings of the port for agents: TLS 1.2 or later, HTTP/2,
 // and a client certificate that one of the authorities signed. Both functions
-// are called at each handshake, so they should answer from memory. Who the
-// client is, PeerIdentity tells.
+// are called at each handshake, so they should answer from memory, and a change of
+// the authorities comes as another pool. Who the client is, PeerIdentity tells.
 func ServerTLS(certificate func() (*tls.Certificate, error), clientCAs func() (*x509.CertPool, error)) *tls.Config {
 	config := baseTLS(certificate, "h2")
-	config.ClientAuth = tls.RequireAndVerifyClientCert
+	config.ClientAuth = tls.RequireAnyClientCert // VerifyConnection verifies it
+	config.VerifyConnection = func(tls.ConnectionState) error { return errors.New("no client authorities yet") }
 	// Without resumption each connection proves itself against the authorities
 	// of now; agents do not resume anyway.
 	config.SessionTicketsDisabled = true
@@ -55,11 +57,22 @@ func ServerTLS(certificate func() (*tls.Certificate, error), clientCAs func() (*
 		}
 		current := config.Clone()
 		current.GetConfigForClient = nil
-		current.ClientCAs = pool
+		current.ClientCAs = pool // whose names clients are told
+		verifier := newClients(pool)
+		current.VerifyConnection = func(state tls.ConnectionState) error {
+			return verifier.verify(state.PeerCertificates, timeOf(config))
+		}
 		latest.Store(current)
 		return current, nil
 	}
 	return config
+}
+
+func timeOf(config *tls.Config) time.Time {
+	if config.Time != nil {
+		return config.Time()
+	}
+	return time.Now()
 }
 
 // WebTLS returns the settings of the HTTPS listener: TLS 1.2 or later, HTTP/2 and
@@ -92,12 +105,12 @@ func baseTLS(certificate func() (*tls.Certificate, error), protocols ...string) 
 	}
 }
 
-// PeerIdentity tells who the client of a verified connection is: the agent that
+// PeerIdentity tells who the client of a connection made with ServerTLS is: the agent that
 // its certificate names, or, when it names nobody, any agent of the fleet
 // (fleet is true and agentID empty). A node's certificate is refused, and so is
 // one of another cluster.
 func PeerIdentity(state tls.ConnectionState, clusterID string) (agentID string, fleet bool, err error) {
-	if len(state.VerifiedChains) == 0 || len(state.PeerCertificates) == 0 {
+	if !state.HandshakeComplete || len(state.PeerCertificates) == 0 {
 		return "", false, errors.New("no verified client certificate")
 	}
 	leaf := state.PeerCertificates[0]

@@ -25,8 +25,8 @@ import (
 // verified is what a connection looks like after the certificate was checked.
 func verified(leaf *x509.Certificate) tls.ConnectionState {
 	return tls.ConnectionState{
-		PeerCertificates: []*x509.Certificate{leaf},
-		VerifiedChains:   [][]*x509.Certificate{{leaf}},
+		HandshakeComplete: true,
+		PeerCertificates:  []*x509.Certificate{leaf},
 	}
 }
 
@@ -215,6 +215,10 @@ func TestWhoMayConnect(t *testing.T) {
 				tt.change(client)
 			}
 			_, serverErr, clientErr := handshake(t, server, client, testNow)
+			if tt.refuse == "" { // and again, now that the certificate is known
+				_, again, clientAgain := handshake(t, server, client, testNow)
+				serverErr, clientErr = errors.Join(serverErr, again), errors.Join(clientErr, clientAgain)
+			}
 			switch {
 			case tt.refuse == "" && (serverErr != nil || clientErr != nil):
 				t.Errorf("server %v, client %v", serverErr, clientErr)
@@ -251,6 +255,63 @@ func TestCertificatesAndAuthoritiesRotateWithoutRestart(t *testing.T) {
 	}
 	if err := connect(first); err == nil {
 		t.Fatal("the old authority is still trusted")
+	}
+}
+
+// A certificate that was verified before is not good for ever.
+func TestAKnownCertificateIsJudgedAtEachHandshake(t *testing.T) {
+	ca, other := newCA(t), newCA(t)
+	pool := pki.Pool(ca.Certificate())
+	server := pki.ServerTLS(holding(pairOf(t, ca, pki.AgentServerRequest("n1"))).Get, func() (*x509.CertPool, error) { return pool, nil })
+	cert := pairOf(t, ca, pki.FleetRequest("f"))
+	thief := *cert
+	thief.PrivateKey = pairOf(t, ca, pki.FleetRequest("f")).PrivateKey
+	for _, step := range []struct {
+		name   string
+		cert   *tls.Certificate
+		now    time.Time
+		trust  *pki.CA
+		refuse string // a part of the server's error
+	}{
+		{"at first", cert, testNow, ca, ""},
+		{"known", cert, testNow, ca, ""},
+		{"at its last moment", cert, cert.Leaf.NotAfter, ca, ""},
+		{"expired", cert, cert.Leaf.NotAfter.Add(time.Second), ca, "expired"},
+		{"not yet valid", cert, cert.Leaf.NotBefore.Add(-time.Second), ca, "not yet valid"},
+		{"valid again", cert, testNow, ca, ""},
+		{"without its key", &thief, testNow, ca, "invalid signature"},
+		{"authority gone", cert, testNow, other, "unknown authority"},
+		{"authority back", cert, testNow, ca, ""},
+	} {
+		if step.trust != ca {
+			pool = pki.Pool(step.trust.Certificate())
+		} else {
+			pool = pki.Pool(ca.Certificate())
+		}
+		for _, version := range []uint16{tls.VersionTLS12, tls.VersionTLS13} {
+			client := pki.ClientTLS(step.cert, nil, pki.StockServerName)
+			client.InsecureSkipVerify = true //nolint:gosec // the server is under test, at times that its own certificate is not for
+			client.MaxVersion = version
+			client.NextProtos = []string{"h2"}
+			_, serverErr, clientErr := handshake(t, server, client, step.now)
+			switch {
+			case step.refuse == "" && (serverErr != nil || clientErr != nil):
+				t.Errorf("%s, %s: server %v, client %v", step.name, tls.VersionName(version), serverErr, clientErr)
+			case step.refuse != "" && (serverErr == nil || clientErr == nil || !strings.Contains(serverErr.Error(), step.refuse)):
+				t.Errorf("%s, %s: server %v, client %v; want a refusal: %s", step.name, tls.VersionName(version), serverErr, clientErr, step.refuse)
+			}
+		}
+	}
+}
+
+// Settings that lost the function that tells the authorities let nobody in.
+func TestServerTLSWithoutAuthoritiesRefuses(t *testing.T) {
+	ca := newCA(t)
+	server := pki.ServerTLS(holding(pairOf(t, ca, pki.AgentServerRequest("n1"))).Get, trusting(ca.Certificate()))
+	server.GetConfigForClient = nil
+	client := pki.ClientTLS(pairOf(t, ca, pki.FleetRequest("f")), pki.Pool(ca.Certificate()), pki.StockServerName)
+	if _, serverErr, clientErr := handshake(t, server, client, testNow); serverErr == nil || clientErr == nil {
+		t.Errorf("server %v, client %v", serverErr, clientErr)
 	}
 }
 
