@@ -112,49 +112,65 @@ func meanRSS(ctx context.Context, s *server) (float64, error) {
 	return float64(sum) / readings, nil
 }
 
-// beatRow measures what a heartbeat costs, with all that a node does besides.
+// beatRow measures what a heartbeat costs, with all that a server does besides.
 func beatRow(ctx context.Context, e *Env) ([]Figure, error) {
+	beat := Figure{Name: "heartbeat, 5,000 agents", Unit: "µs CPU", Reach: 100}
+	floor, _, err := e.beats(ctx, "floor", func(_ context.Context, b *brokerChild) (*server, error) { return e.floor(b) })
+	if err != nil {
+		return nil, err
+	}
+	muster, alone, err := e.beats(ctx, "muster", e.muster)
+	if err != nil {
+		return nil, err
+	}
+	beat.Floor, beat.Muster = floor, muster
+	beat.Note = fmt.Sprintf("each %s; includes the %s ms a second that a node takes without agents", beatEvery, number(alone*1e3))
+	return []Figure{beat}, nil
+}
+
+// beats returns what a heartbeat costs in each round, in µs, and the CPU seconds
+// a second that the server takes without agents.
+func (e *Env) beats(ctx context.Context, name string, start func(context.Context, *brokerChild) (*server, error)) (each []float64, alone float64, err error) {
+	defer e.end()
 	b, err := e.broker()
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
-	s, err := e.muster(ctx, b)
+	s, err := start(ctx, b)
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
-	alone, err := e.window(ctx, "alone", s, b, 5*time.Second)
+	quiet, err := e.window(ctx, name+"-alone", s, b, 5*time.Second)
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
-	beat := Figure{Name: "heartbeat, 5,000 agents", Unit: "µs CPU", Reach: 100}
-	beat.Note = fmt.Sprintf("each %s; includes the %s ms a second that a node takes without agents", beatEvery, number(alone.cpu/alone.seconds*1e3))
 	l, err := e.load(s, loadOptions{agents: beatAgents, ramp: beatEvery, heartbeat: beatEvery})
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	if err := l.connected(ctx, beatEvery+2*connectWithin); err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	if err := pause(ctx, beatEvery); err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	for round := range e.opts.Rounds {
 		before, err := l.stats()
 		if err != nil {
-			return nil, err
+			return nil, 0, err
 		}
-		got, err := e.window(ctx, fmt.Sprintf("beat-%d", round+1), s, b, beatWindow)
+		got, err := e.window(ctx, fmt.Sprintf("%s-beat-%d", name, round+1), s, b, beatWindow)
 		if err != nil {
-			return nil, err
+			return nil, 0, err
 		}
 		after, err := l.stats()
 		if err != nil {
-			return nil, err
+			return nil, 0, err
 		}
-		beat.Muster = append(beat.Muster, got.cpu/float64(after.Heartbeats-before.Heartbeats)*1e6)
+		each = append(each, got.cpu/float64(after.Heartbeats-before.Heartbeats)*1e6)
 	}
 	_, err = l.stillConnected()
-	return []Figure{beat}, err
+	return each, quiet.cpu / quiet.seconds, err
 }
 
 // stormRow lets all agents connect at once.
