@@ -21,6 +21,7 @@ import (
 	"muster/gossip"
 	"muster/httpapi"
 	"muster/internal/lifecycle"
+	"muster/internal/quickconn"
 	"muster/peerrpc"
 	"muster/raftstore"
 	"muster/recordlog"
@@ -121,10 +122,10 @@ func (e *Env) fill() {
 		e.Logger = slog.New(slog.DiscardHandler)
 	}
 	if e.Listen == nil {
-		e.Listen = net.Listen
+		e.Listen = quickconn.Listen
 	}
 	if e.Dial == nil {
-		e.Dial = (&net.Dialer{}).DialContext
+		e.Dial = quickconn.Dial
 	}
 	if e.GossipSockets == nil {
 		e.GossipSockets = gossip.Listen

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"net"
 	"sync"
+	"syscall"
 	"time"
 )
 
@@ -151,9 +152,12 @@ func pump(from, to net.Conn, alive func()) {
 // noticeVanished has the kernel end a connection whose other host is silent:
 // probes while nothing is sent, a limit for what is not acknowledged.
 func noticeVanished(c net.Conn) {
-	t, ok := c.(*net.TCPConn)
+	t, ok := c.(interface { // TCP, not a connection in memory
+		syscall.Conn
+		SetKeepAliveConfig(config net.KeepAliveConfig) error
+	})
 	if !ok {
-		return // in memory
+		return
 	}
 	_ = t.SetKeepAliveConfig(net.KeepAliveConfig{Enable: true, Idle: 5 * time.Second, Interval: 2 * time.Second, Count: 3})
 	limitUnacknowledged(t, vanishLimit)

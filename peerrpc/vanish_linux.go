@@ -4,7 +4,7 @@
 package peerrpc
 
 import (
-	"net"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -12,7 +12,7 @@ import (
 
 // limitUnacknowledged ends the connection when what was sent stays without an
 // acknowledgement for so long; no keep-alive probe is sent meanwhile.
-func limitUnacknowledged(c *net.TCPConn, limit time.Duration) {
+func limitUnacknowledged(c syscall.Conn, limit time.Duration) {
 	raw, err := c.SyscallConn()
 	if err != nil {
 		return // closed already

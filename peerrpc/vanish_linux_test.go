@@ -6,9 +6,12 @@ package peerrpc_test
 import (
 	"context"
 	"net"
+	"syscall"
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"muster/internal/quickconn"
 )
 
 // accepted keeps the connections of a listener.
@@ -32,10 +35,10 @@ func TestVanishedPeerIsNoticed(t *testing.T) {
 	server := make(chan net.Conn, 10)
 	onLoopback := func(n *node) {
 		n.listen = func(network, addr string) (net.Listener, error) {
-			l, err := net.Listen(network, addr)
+			l, err := quickconn.Listen(network, addr)
 			return accepted{l, server}, err
 		}
-		n.addr, n.opts.Dial = "127.0.0.1:0", (&net.Dialer{}).DialContext
+		n.addr, n.opts.Dial = "127.0.0.1:0", quickconn.Dial
 	}
 	far := make(chan net.Conn, 1)
 	a := w.start("a", "10.0.0.1", onLoopback)
@@ -52,7 +55,7 @@ func TestVanishedPeerIsNoticed(t *testing.T) {
 	echo(t, c, "produce")
 	for side, conn := range map[string]net.Conn{"dialled": c.(interface{ NetConn() net.Conn }).NetConn(), "accepted": <-server} {
 		option := func(opt int) (value int) {
-			raw, err := conn.(*net.TCPConn).SyscallConn()
+			raw, err := conn.(syscall.Conn).SyscallConn()
 			if err != nil {
 				t.Fatal(err)
 			}

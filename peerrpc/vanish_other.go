@@ -6,9 +6,9 @@
 package peerrpc
 
 import (
-	"net"
+	"syscall"
 	"time"
 )
 
 // limitUnacknowledged leaves it to the kernel's own patience.
-func limitUnacknowledged(*net.TCPConn, time.Duration) {}
+func limitUnacknowledged(syscall.Conn, time.Duration) {}
