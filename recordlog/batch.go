@@ -60,6 +60,9 @@ type batch struct {
 	spooled bool
 	shares  []share   // of agents in the room, given back with it
 	moves   []*ticket // of those who wait for it to be settled
+	// kept counts the records that are still on disk too, in the entries of moves.
+	// It may be too low: then a loss is overstated.
+	kept int
 
 	// uncertain is set once an attempt ended without an answer: the broker may
 	// have written the records. Under another producer ID they may be doubled.
@@ -178,6 +181,9 @@ func (b *batch) split() (first, second *batch) {
 		t.left.Add(1)
 	}
 	first.moves, second.moves = b.moves, b.moves
+	if b.kept == b.count {
+		first.kept, second.kept = first.count, second.count
+	}
 	return first, second
 }
 

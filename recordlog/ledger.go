@@ -117,8 +117,12 @@ func (k *book) refused(b *batch) {
 	k.settle(b, func(n uint64) { k.now.Refused += n })
 }
 
-func (k *book) dropped(b *batch, why DropReason) {
-	k.settle(b, func(n uint64) { k.now.Dropped[why] += n })
+// droppedAtEnd gives up a batch in memory; what of it is on disk too stays there.
+func (k *book) droppedAtEnd(b *batch) {
+	k.settle(b, func(n uint64) {
+		k.now.Spooled += uint64(b.kept)
+		k.now.Dropped[DropShutdown] += n - uint64(b.kept)
+	})
 }
 
 func (k *book) possiblyDoubled(records int) {

@@ -206,9 +206,9 @@ func (l *Log) dropRest() {
 	var records int
 	for _, p := range l.all {
 		for _, b := range p.drain() {
-			records += b.count
+			records += b.count - b.kept
 			l.room.give(b)
-			l.book.dropped(b, DropShutdown)
+			l.book.droppedAtEnd(b)
 		}
 	}
 	if records > 0 {
@@ -220,9 +220,6 @@ func (l *Log) dropRest() {
 	}
 	l.closeSpools()
 }
-
-// errEnding is why Append refuses at the end.
-func errEnding() error { return fleet.ErrClosed }
 
 // Append hands over the records of one message: the value of each is the record
 // followed by suffix. The slices are the caller's again when it returns. It
@@ -321,7 +318,7 @@ func (l *Log) take(ctx context.Context, m message, taken int, charge int64) erro
 		return err
 	}
 	if !l.put(m, hash, fair, taken, charge) {
-		return fmt.Errorf("appending records: %w", errEnding())
+		return fmt.Errorf("appending records: %w", fleet.ErrClosed)
 	}
 	return nil
 }

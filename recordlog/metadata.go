@@ -260,7 +260,7 @@ func (l *Log) repartition(ctx context.Context, group *lifecycle.Group, n int) {
 	for _, p := range retired {
 		p.retire()
 	}
-	l.moveAll(l.held.drain(), nil)
+	l.moveAll(l.held.drain())
 }
 
 // startSender adds a partition. It needs the lock.
@@ -309,19 +309,19 @@ func (l *Log) reroute(batches []*batch) {
 	}
 	l.mu.RLock()
 	defer l.mu.RUnlock()
-	l.moveAll(batches, nil)
+	l.moveAll(batches)
 }
 
 // moveAll puts the records of batches into the partitions of their keys, in
-// order; t, if there is one, is told when they are settled. It needs the lock,
-// for reading at least.
-func (l *Log) moveAll(batches []*batch, t *ticket) {
+// order. Who waited for a batch waits for those that its records are in then. It
+// needs the lock, for reading at least.
+func (l *Log) moveAll(batches []*batch) {
 	for i, b := range batches {
 		b.each(func(ms int64, key, value []byte) {
-			l.parts[partitionOf(key, len(l.parts))].putAgain(b, ms, key, value, t)
+			l.parts[partitionOf(key, len(l.parts))].putAgain(b, ms, key, value)
 		})
-		for _, before := range b.moves { // moved once more: who waited for it waits no longer
-			before.leave()
+		for _, t := range b.moves {
+			t.leave()
 		}
 		batches[i] = nil
 		b.reset()

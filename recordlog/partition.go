@@ -85,8 +85,9 @@ func (p *partition) put(now time.Time, m message, of share) {
 	}
 }
 
-// putAgain takes over a record of a batch of another partition that belongs here.
-func (p *partition) putAgain(from *batch, ms int64, key, value []byte, t *ticket) {
+// putAgain takes over a record of a batch of another partition that belongs here,
+// and with it those who wait for that batch to be settled.
+func (p *partition) putAgain(from *batch, ms int64, key, value []byte) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	b := p.fillable(recordCharge(len(key), len(value)))
@@ -94,9 +95,14 @@ func (p *partition) putAgain(from *batch, ms int64, key, value []byte, t *ticket
 		b.opened = from.opened
 	}
 	appendRecord(b, ms, key, value, nil)
-	if t != nil && !slices.Contains(b.moves, t) {
-		t.left.Add(1)
-		b.moves = append(b.moves, t)
+	if from.kept == from.count {
+		b.kept++
+	}
+	for _, t := range from.moves {
+		if !slices.Contains(b.moves, t) {
+			t.left.Add(1)
+			b.moves = append(b.moves, t)
+		}
 	}
 }
 
@@ -195,12 +201,8 @@ func untilFlush(now time.Time) time.Duration {
 	return flushEvery - time.Duration(now.UnixNano()%int64(flushEvery))
 }
 
-// giveBack puts batches before all others.
-func (p *partition) giveBack(bs ...*batch) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.sealed = append(append([]*batch(nil), bs...), p.sealed...)
-}
+// giveBack puts batches before all others. It needs the lock.
+func (p *partition) giveBack(bs ...*batch) { p.sealed = slices.Concat(bs, p.sealed) }
 
 // drain takes everything.
 func (p *partition) drain() []*batch {
@@ -361,10 +363,11 @@ func (p *partition) fails(b *batch) {
 	}
 }
 
-// land ends b's flight. From then on b is the sender's alone.
+// land ends the flight of a batch, which is the sender's alone from then on. It
+// needs the lock, and gives it up while the batch is copied. What goes back to
+// memory has to do so before the lock is given up again: a spool that begins just
+// then would take younger records first.
 func (p *partition) land(delivered bool) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
 	p.awaitCopy()
 	p.flight = flight{}
 	if delivered {
@@ -375,21 +378,30 @@ func (p *partition) land(delivered bool) {
 // giveUp ends the attempts to send b, which goes back to where it was: before
 // all others that were read from disk, or into memory.
 func (p *partition) giveUp(b *batch) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
 	p.land(false)
 	if !b.spooled {
 		p.giveBack(b)
 		return
 	}
-	p.replay = append([]*batch{b}, p.replay...)
-	if b.uncertain && p.isRetired() {
+	p.replay = slices.Insert(p.replay, 0, b)
+	if b.uncertain && p.retired {
 		p.log.book.possiblyDoubled(b.count)
 	}
+}
+
+// lands is land for a batch that was answered for and does not go back.
+func (p *partition) lands() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.land(true)
 }
 
 // settle enters b as delivered.
 func (p *partition) settle(b *batch) {
 	l := p.log
-	p.land(true)
+	p.lands()
 	p.producer.advance(b.count)
 	l.metrics.delivery.Observe(time.Since(b.opened).Seconds())
 	l.book.delivered(b)
@@ -415,25 +427,33 @@ func (p *partition) settled(b *batch) {
 // tooLarge halves a batch that the broker finds too large; a single record is refused.
 func (p *partition) tooLarge(b *batch) {
 	l := p.log
-	p.land(true)
 	l.metrics.retries.WithLabelValues(reasonTooLarge).Inc()
 	if err := b.unpack(); err != nil {
+		p.lands()
 		p.unreadable(b, err)
 		return
 	}
-	switch {
-	case b.count > 1 && b.spooled:
-		first, second := b.split()
-		p.replay = append([]*batch{first, second}, p.replay...)
-		return
-	case b.count > 1:
-		first, second := b.split()
-		p.giveBack(first, second)
+	if b.count > 1 {
+		p.halve(b)
 		return
 	}
+	p.lands()
 	b.each(func(_ int64, key, _ []byte) { l.reportLarge(string(key), 1, b.charge) })
 	l.book.refused(b)
 	p.settled(b)
+}
+
+// halve lands a batch in two, to be sent before all others.
+func (p *partition) halve(b *batch) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.land(true)
+	first, second := b.split()
+	if b.spooled {
+		p.replay = slices.Insert(p.replay, 0, first, second)
+	} else {
+		p.giveBack(first, second)
+	}
 }
 
 // recover prepares the next attempt after an error.

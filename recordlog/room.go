@@ -11,6 +11,8 @@ import (
 	"sync/atomic"
 
 	"golang.org/x/sync/semaphore"
+
+	"muster/fleet"
 )
 
 const (
@@ -166,7 +168,7 @@ func (l *Log) waitForRoom(ctx context.Context, slot uint16, fair bool, charge in
 	l.metrics.waits.Inc()
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	defer context.AfterFunc(l.ending, func() { cancel(errEnding()) })()
+	defer context.AfterFunc(l.ending, func() { cancel(fleet.ErrClosed) })()
 	if !shared {
 		if err := l.room.waitShare(ctx, slot, charge); err != nil {
 			return fmt.Errorf("waiting for an agent's share of the record log: %w", err)

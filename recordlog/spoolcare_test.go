@@ -74,7 +74,7 @@ func TestClockSetBack(t *testing.T) {
 	p.spool.close()
 	p.spool = nil
 	now := time.Now()
-	p.putAgain(&batch{opened: time.UnixMilli(now.Add(time.Hour).UnixMilli())}, 0, []byte("key"), []byte("record"), nil)
+	p.putAgain(&batch{opened: time.UnixMilli(now.Add(time.Hour).UnixMilli())}, 0, []byte("key"), []byte("record"))
 	if b, wait := p.next(now, false); b == nil {
 		t.Errorf("it waits for %v, then looks again", wait)
 	}

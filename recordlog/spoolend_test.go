@@ -86,3 +86,44 @@ func TestTopicShrinksWhileTheSpoolIsRead(t *testing.T) {
 		}
 	})
 }
+
+// TestStopWhileOrphansMove: neither Kafka nor the disk takes what was spooled for a
+// partition that is gone. It is on disk still, so nothing is lost at the end.
+func TestStopWhileOrphansMove(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		dir, disk := t.TempDir(), &faultyDisk{}
+		b := startBroker(t)
+		l := startLog(t, b, withSpool(dir))
+		l.append(t, "agent-0", "first")
+		l.settled(t)
+		b.goAway()
+		w := fill(t, l, 3)
+		l.stop()
+		if err := b.DeleteTopic(topic); err != nil {
+			t.Fatal(err)
+		}
+		if err := b.CreateTopic(topic, 3, nil); err != nil {
+			t.Fatal(err)
+		}
+		b.refusePartitions(0, 1, 2)
+		b.comeBack()
+		l = startLog(t, b, func(o *recordlog.Options) {
+			o.SpoolDir = dir
+			recordlog.SetDisk(o, disk)
+		})
+		disk.full.Store(true)
+		time.Sleep(10 * time.Second)
+		if s := l.Ledger(); s.Pending == 0 || s.Spooled == 0 {
+			t.Fatalf("ledger = %+v, want an entry of each lost partition in memory", s)
+		}
+		l.stop()
+		if s := l.Ledger(); s.Spooled != w.count() || s.Dropped[recordlog.DropShutdown] != 0 || !s.Balanced() {
+			t.Errorf("ledger at the end = %+v, want %d spooled and none dropped", s, w.count())
+		}
+		b.refusePartitions()
+		l = startLog(t, b, withSpool(dir))
+		if s := l.delivered(t); s.Recovered != w.count() || s.Delivered != w.count() {
+			t.Errorf("ledger of the next run = %+v, want %d delivered", s, w.count())
+		}
+	})
+}

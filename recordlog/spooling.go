@@ -294,7 +294,7 @@ func (p *partition) wroteSpool(bs []*batch, err error) {
 		rest = bs[1:]
 	}
 	if err != nil {
-		p.sealed = append(append([]*batch(nil), rest...), p.sealed...)
+		p.giveBack(rest...)
 	} else {
 		for _, b := range rest {
 			p.recycle(b)
@@ -422,10 +422,7 @@ func (p *partition) moveAway(ctx context.Context) {
 	p.mu.Unlock()
 	if s != nil {
 		<-written
-		ctx, cancel := context.WithCancel(ctx)
-		defer cancel()
-		defer context.AfterFunc(p.log.ending, cancel)()
-		for ctx.Err() == nil && (len(p.replay) > 0 || s.unread()) {
+		for ctx.Err() == nil && p.log.ending.Err() == nil && (len(p.replay) > 0 || s.unread()) {
 			p.moveEntry(ctx, s)
 		}
 		if len(p.replay) == 0 && !s.unread() {
@@ -440,9 +437,13 @@ func (p *partition) moveAway(ctx context.Context) {
 }
 
 // moveEntry moves one entry of the spool, what was read already first, and waits
-// until that is settled.
+// until that is settled. When the Log ends it moves none, and waits on: what is
+// settled before the end of ctx is not sent again after the next start.
 func (p *partition) moveEntry(ctx context.Context, s *spoolLog) {
 	l := p.log
+	acquiring, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(l.ending, cancel)()
 	if len(p.replay) == 0 {
 		b := p.readEntry(s)
 		if b == nil {
@@ -456,13 +457,14 @@ func (p *partition) moveEntry(ctx context.Context, s *spoolLog) {
 		p.unreadable(b, err)
 		return
 	}
-	if l.room.all.Acquire(ctx, b.charge) != nil {
+	if l.room.all.Acquire(acquiring, b.charge) != nil {
 		s.rewind()
 		return
 	}
 	s.sending()
 	t := &ticket{done: make(chan struct{})}
-	t.left.Add(1)
+	t.left.Store(1)
+	b.moves, b.kept = []*ticket{t}, b.count
 	l.mu.RLock()
 	if l.stopped {
 		l.mu.RUnlock()
@@ -471,9 +473,8 @@ func (p *partition) moveEntry(ctx context.Context, s *spoolLog) {
 		return
 	}
 	l.book.unspooled(b)
-	l.moveAll([]*batch{b}, t)
+	l.moveAll([]*batch{b})
 	l.mu.RUnlock()
-	t.leave()
 	select {
 	case <-t.done:
 		if len(p.replay) == 0 {
