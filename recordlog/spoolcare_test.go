@@ -197,7 +197,7 @@ func TestRestOfAFailedWriteIsNotRead(t *testing.T) {
 		for number := uint64(3); number < 6; number++ {
 			b := sample()
 			b.frame(b.buf, 0)
-			other = appendEntry(other, entry{number: number, before: number - 1, records: 1, oldest: noon}, b.buf[offBaseOffset:recordsAt], b.buf[recordsAt:])
+			other = appendEntry(other, s.id, entry{number: number, before: number - 1, records: 1, oldest: noon}, b.buf[offBaseOffset:recordsAt], b.buf[recordsAt:])
 		}
 		_, err = f.Write(other)
 		_ = f.Close()

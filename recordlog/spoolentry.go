@@ -4,6 +4,7 @@
 package recordlog
 
 import (
+	"crypto/rand"
 	"encoding/binary"
 	"fmt"
 	"hash/crc32"
@@ -17,10 +18,7 @@ import (
 // without a producer (those are another's when it is sent again). Numbers are
 // big-endian. These are the offsets of the header.
 const (
-	entMagic   = 0  // 4 bytes, entryMagic
-	entVersion = 4  // 1 byte, entryVersion
-	entFlags   = 5  // 1 byte, 0
-	entZero    = 6  // 2 bytes, 0
+	entID      = 0  // 8 bytes, the spool's ID
 	entLength  = 8  // uint32, of the batch
 	entRecords = 12 // uint32, in the batch
 	entNumber  = 16 // uint64, 1 for the first entry of a spool, then counting up
@@ -28,10 +26,20 @@ const (
 	entOldest  = 32 // int64, when the oldest record came, milliseconds
 	entCRC     = 40 // uint32, CRC32C of the header before it, and of the batch
 	entBytes   = 44
-
-	entryMagic   = "MSPE"
-	entryVersion = 1
 )
+
+// spoolID begins every entry of a spool. It is random and never leaves the disk, so
+// that no agent can put bytes into a record that are taken for an entry, should
+// what is around them be damaged.
+type spoolID [8]byte
+
+// idOfFormat1 begins all entries of format 1. What is behind it is the same.
+var idOfFormat1 = spoolID{'M', 'S', 'P', 'E', 1}
+
+func newSpoolID() (id spoolID) {
+	_, _ = rand.Read(id[:]) // never fails
+	return id
+}
 
 // maxEntryBytes is more than any batch: one record of the largest size that
 // options allow, and framing.
@@ -50,13 +58,12 @@ type entry struct {
 func entrySize(batchBytes int) int64 { return int64(entBytes + batchBytes) }
 
 // appendEntry appends e, whose batch is given in two pieces.
-func appendEntry(dst []byte, e entry, head, rest []byte) []byte {
+func appendEntry(dst []byte, id spoolID, e entry, head, rest []byte) []byte {
 	at := len(dst)
 	dst = slices.Grow(dst, entBytes+len(head)+len(rest))[:at+entBytes]
 	h := dst[at:]
 	be := binary.BigEndian
-	copy(h, entryMagic)
-	h[entVersion], h[entFlags], h[entZero], h[entZero+1] = entryVersion, 0, 0, 0
+	copy(h[entID:], id[:])
 	be.PutUint32(h[entLength:], uint32(len(head)+len(rest)))
 	be.PutUint32(h[entRecords:], e.records)
 	be.PutUint64(h[entNumber:], e.number)
@@ -84,13 +91,10 @@ const (
 )
 
 // parseHeader reads a header and the length of what follows; the sum is not checked.
-func parseHeader(h []byte) (e entry, length int, err error) {
+func parseHeader(h []byte, id spoolID) (e entry, length int, err error) {
 	be := binary.BigEndian
-	switch {
-	case len(h) < entBytes || string(h[:4]) != entryMagic:
+	if len(h) < entBytes || spoolID(h) != id {
 		return e, 0, fmt.Errorf("no entry: %w", errDamaged)
-	case h[entVersion] != entryVersion || h[entFlags] != 0:
-		return e, 0, fmt.Errorf("entry of version %d with flags %d, this program knows %d: %w", h[entVersion], h[entFlags], entryVersion, errDamaged)
 	}
 	e.records = be.Uint32(h[entRecords:])
 	e.number = be.Uint64(h[entNumber:])
@@ -104,8 +108,8 @@ func parseHeader(h []byte) (e entry, length int, err error) {
 }
 
 // parseEntry reads one whole entry, sum and all. The batch points into data.
-func parseEntry(data []byte) (e entry, err error) {
-	e, length, err := parseHeader(data)
+func parseEntry(data []byte, id spoolID) (e entry, err error) {
+	e, length, err := parseHeader(data, id)
 	if err != nil {
 		return e, err
 	}

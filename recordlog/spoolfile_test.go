@@ -11,52 +11,72 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/prometheus/client_golang/prometheus"
 )
 
+// sampleID is what a spool drew by lot.
+var sampleID = spoolID{0xd1, 0xce, 2, 3, 4, 5, 6, 7}
+
 // sampleEntry is an entry of the sample batch.
-func sampleEntry(number uint64) []byte {
+func sampleEntry(number uint64, id spoolID) []byte {
 	b := sample()
 	b.frame(b.buf, 0)
 	clear(b.buf[offCRC:offAttributes])
 	clear(b.buf[offProducerID:offCount])
 	e := entry{number: number, before: (number - 1) * 3, records: 3, oldest: noon}
-	return appendEntry(nil, e, b.buf[offBaseOffset:recordsAt], b.buf[recordsAt:])
+	return appendEntry(nil, id, e, b.buf[offBaseOffset:recordsAt], b.buf[recordsAt:])
 }
 
-// TestEntryFormat holds the format of what lies on disks.
+// marksOfFormat1 are the marks that a program of format 1 wrote.
+func marksOfFormat1(v markValues, boot [16]byte) []byte {
+	v.id = spoolID{}
+	b := v.encode(boot)
+	binary.BigEndian.PutUint32(b[markVersion:], 1)
+	binary.BigEndian.PutUint32(b[markCRC:], crc32.Checksum(b[:markCRC], castagnoli))
+	return b
+}
+
+// TestEntryFormat holds the formats of what lies on disks: the present one, and the
+// one that is read still.
 func TestEntryFormat(t *testing.T) {
-	got := hex.Dump(sampleEntry(7)) + hex.Dump(markValues{done: 3, sent: 5, ceiling: 36}.encode([16]byte{1, 2, 3}))
-	golden := filepath.Join("testdata", "spool.hex")
-	if *update {
-		if err := os.WriteFile(golden, []byte(got), 0o600); err != nil {
-			t.Fatal(err)
+	now, boot := markValues{done: 3, sent: 5, ceiling: 36, id: sampleID}, [16]byte{1, 2, 3}
+	for golden, got := range map[string]string{
+		"spool1.hex": hex.Dump(sampleEntry(7, idOfFormat1)) + hex.Dump(marksOfFormat1(now, boot)),
+		"spool2.hex": hex.Dump(sampleEntry(7, sampleID)) + hex.Dump(now.encode(boot)),
+	} {
+		golden = filepath.Join("testdata", golden)
+		if *update {
+			if err := os.WriteFile(golden, []byte(got), 0o600); err != nil {
+				t.Fatal(err)
+			}
 		}
-	}
-	want, err := os.ReadFile(golden)
-	if err != nil || got != string(want) {
-		t.Errorf("the format has changed (%v):\n%s\nwant\n%s", err, got, want)
+		want, err := os.ReadFile(golden)
+		if err != nil || got != string(want) {
+			t.Errorf("the format of %s has changed (%v):\n%s\nwant\n%s", golden, err, got, want)
+		}
 	}
 }
 
 func FuzzEntry(f *testing.F) {
-	f.Add(sampleEntry(1))
-	f.Add(append(sampleEntry(1), sampleEntry(2)...))
+	f.Add(sampleEntry(1, sampleID))
+	f.Add(append(sampleEntry(1, sampleID), sampleEntry(2, sampleID)...))
 	f.Fuzz(func(t *testing.T, data []byte) {
-		e, err := parseEntry(data)
+		e, err := parseEntry(data, sampleID)
 		if err != nil {
 			if !errors.Is(err, errDamaged) {
 				t.Errorf("parseEntry = %v, want damaged", err)
 			}
 			return
 		}
-		again := appendEntry(nil, e, e.batch[:1], e.batch[1:])
+		again := appendEntry(nil, sampleID, e, e.batch[:1], e.batch[1:])
 		if !bytes.Equal(again, data[:len(again)]) {
 			t.Errorf("written again it is\n%x, was\n%x", again, data)
 		}
@@ -68,6 +88,37 @@ func FuzzEntry(f *testing.F) {
 		b.each(func(int64, []byte, []byte) { count++ })
 		if count != b.count {
 			t.Errorf("%d records, the header says %d", count, b.count)
+		}
+	})
+}
+
+// FuzzSegment has any bytes between two entries, as damage and agents may leave them: the
+// entry behind them is found, and none that has not the spool's ID.
+func FuzzSegment(f *testing.F) {
+	f.Add([]byte{}, byte(1))
+	f.Add(sampleEntry(2, idOfFormat1), byte(0))
+	f.Add(sampleEntry(2, sampleID)[:100], byte(5))
+	f.Add(bytes.Repeat(sampleID[:7], 20), byte(60))
+	f.Fuzz(func(t *testing.T, between []byte, harm byte) {
+		first, last := sampleEntry(1, sampleID), sampleEntry(9, sampleID)
+		first[int(harm)%len(first)] ^= 0x10
+		data := slices.Concat(first, between, last)
+		whole := 0
+		for off := int64(0); ; {
+			e, _, next, err := findEntry(bytes.NewReader(data), sampleID, off, int64(len(data)), 0)
+			if err != nil {
+				break
+			}
+			if at := next - entrySize(len(e.batch)); spoolID(data[at:]) != sampleID || next <= off {
+				t.Fatalf("an entry at %d, looked for from %d on, that is none of this spool", at, off)
+			}
+			whole, off = whole+1, next
+			if e.number == 9 && int(next) == len(data) {
+				return
+			}
+		}
+		if !bytes.Contains(between, sampleID[:]) {
+			t.Errorf("the entry behind %d strange bytes is not found, %d others are", len(between), whole)
 		}
 	})
 }
@@ -106,7 +157,8 @@ func FuzzUnpack(f *testing.F) {
 }
 
 func FuzzMarks(f *testing.F) {
-	f.Add(markValues{done: 3, sent: 5, ceiling: 36}.encode([16]byte{1}))
+	f.Add(markValues{done: 3, sent: 5, ceiling: 36, id: sampleID}.encode([16]byte{1}))
+	f.Add(marksOfFormat1(markValues{done: 3, sent: 5, ceiling: 36}, [16]byte{1}))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		v, err := parseMarks(data, [16]byte{1})
 		if err == nil && (v.done > v.sent || v.sent > v.ceiling) {
@@ -127,7 +179,7 @@ func testSpools(t *testing.T, dir string, boot byte) *spools {
 	return &spools{
 		dir: dir, limit: 1 << 30, segmentBytes: 1000, disk: lazyDisk{}, metrics: &m,
 		logger: slog.New(slog.DiscardHandler), bootID: [16]byte{boot},
-		spoolState: spoolState{claimed: make(map[string]bool)},
+		spoolState: spoolState{claimed: make(map[string]bool), noted: true},
 	}
 }
 
@@ -360,7 +412,7 @@ func TestNewOfABadSpoolNamesIt(t *testing.T) {
 	if _, err := os.Stat(filepath.Join(dir, DefaultTopic)); err != nil {
 		t.Error(err)
 	}
-	newer := []byte(`{"version":2,"topic":"hids_svr","partitions":8}`)
+	newer := []byte(`{"version":3,"topic":"hids_svr","partitions":8}`)
 	if err := os.WriteFile(filepath.Join(dir, DefaultTopic, topicFile), newer, 0o600); err != nil {
 		t.Fatal(err)
 	}

@@ -4,6 +4,7 @@
 package recordlog
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -11,7 +12,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 )
@@ -22,6 +22,7 @@ import (
 type spoolLog struct {
 	store *spools
 	dir   string
+	id    spoolID // of what is written from now on
 
 	mu     sync.Mutex // guards what follows; no I/O under it
 	segs   []*segment // oldest first; the last one is written
@@ -52,6 +53,7 @@ type cursor struct {
 type segment struct {
 	file  *os.File
 	path  string
+	id    spoolID
 	first uint64 // number of its first entry, also its name
 	size  int64  // of what is synced and whole
 	bad   bool   // nothing may be written behind size any more
@@ -63,8 +65,8 @@ func segmentName(first uint64) string { return fmt.Sprintf("%020d%s", first, seg
 
 // newSpoolLog prepares an empty spool; nothing is written yet.
 func newSpoolLog(store *spools, dir string) *spoolLog {
-	start := place{number: 1}
-	return &spoolLog{store: store, dir: dir, next: start, taken: start, done: start, marks: newMarks(dir, store)}
+	start, id := place{number: 1}, newSpoolID()
+	return &spoolLog{store: store, dir: dir, id: id, next: start, taken: start, done: start, marks: newMarks(dir, id, store)}
 }
 
 // write is one batch to be appended.
@@ -85,7 +87,7 @@ func (s *spoolLog) append(writes []write) error {
 	s.mu.Unlock()
 	buf := s.scratch[:0]
 	for _, w := range writes {
-		buf = appendEntry(buf, entry{number: at.number, before: at.records, records: w.records, oldest: w.oldest}, w.head, w.rest)
+		buf = appendEntry(buf, s.id, entry{number: at.number, before: at.records, records: w.records, oldest: w.oldest}, w.head, w.rest)
 		at = place{at.number + 1, at.records + uint64(w.records)}
 	}
 	s.scratch = buf
@@ -141,11 +143,14 @@ func (s *spoolLog) appendBytes(buf []byte, sent bool) error {
 
 // newSegment makes a file for the next entry.
 func (s *spoolLog) newSegment() error {
+	if err := s.store.noteFormat(); err != nil {
+		return fmt.Errorf("noting the format of the spool: %w", err)
+	}
 	if err := os.MkdirAll(s.dir, 0o700); err != nil {
 		return fmt.Errorf("making a directory of the spool: %w", err)
 	}
 	s.mu.Lock()
-	seg := &segment{first: s.next.number, path: filepath.Join(s.dir, segmentName(s.next.number))}
+	seg := &segment{id: s.id, first: s.next.number, path: filepath.Join(s.dir, segmentName(s.next.number))}
 	if n := len(s.segs); n > 0 && s.segs[n-1].first == seg.first { // nothing got into it
 		seg = s.segs[n-1]
 		s.mu.Unlock()
@@ -220,7 +225,7 @@ func (s *spoolLog) readNext() (f found) {
 		}
 		s.mu.Unlock()
 
-		e, wire, next, err := findEntry(seg.file, off, end, want.number)
+		e, wire, next, err := findEntry(seg.file, seg.id, off, end, want.number)
 		if err == nil && e.number >= until {
 			err = io.EOF // of a write that failed: the number was used again
 		}
@@ -276,58 +281,62 @@ func (s *spoolLog) giveUpEnd(seg *segment, end int64) (lost uint64) {
 // findEntry reads the first whole entry at or behind off with at least the
 // wanted number. wire is a buffer of its own with room for the size in front.
 // io.EOF means that there is none up to end.
-func findEntry(file io.ReaderAt, off, end int64, number uint64) (e entry, wire []byte, next int64, err error) {
-	var header [entBytes]byte
-	for damaged := error(nil); ; {
-		if end-off < entBytes {
-			if damaged == nil && off < end {
-				damaged = errDamaged
-			}
-			if damaged == nil {
-				damaged = io.EOF
-			}
-			return e, nil, off, damaged
-		}
-		if _, err := file.ReadAt(header[:], off); err != nil {
+func findEntry(file io.ReaderAt, id spoolID, off, end int64, number uint64) (e entry, wire []byte, next int64, err error) {
+	damaged := io.EOF
+	for off < end {
+		e, data, err := entryAt(file, id, off, end)
+		switch {
+		case err == nil && e.number >= number:
+			// The size of a produce request fits where the header's end was.
+			return e, data[entBytes-offBaseOffset:], off + int64(len(data)), nil
+		case err == nil: // written twice, or settled already
+			off += int64(len(data))
+		case errors.Is(err, errDamaged):
+			damaged = err
+			off = seekID(file, id, off+1, end)
+		default:
 			return e, nil, off, fmt.Errorf("reading the spool: %w", err)
 		}
-		head, length, err := parseHeader(header[:])
-		if err == nil && off+entrySize(length) <= end {
-			// The size of a produce request fits where the header's end was.
-			data := make([]byte, entBytes+length)
-			if _, err := file.ReadAt(data, off); err != nil {
-				return e, nil, off, fmt.Errorf("reading the spool: %w", err)
-			}
-			if e, err = parseEntry(data); err == nil {
-				next = off + entrySize(length)
-				if head.number >= number {
-					return e, data[entBytes-offBaseOffset:], next, nil
-				}
-				off = next // written twice, or settled already
-				continue
-			}
-			damaged = err
-		} else if err != nil {
-			damaged = err
-		} else {
-			damaged = errDamaged
-		}
-		off = seekMagic(file, off+1, end)
 	}
+	return e, nil, off, damaged
 }
 
-// seekMagic returns the next offset at which an entry may begin, or end.
-func seekMagic(file io.ReaderAt, off, end int64) int64 {
+// entryAt reads the entry that begins at off.
+func entryAt(file io.ReaderAt, id spoolID, off, end int64) (e entry, data []byte, err error) {
+	if end-off < entBytes {
+		return e, nil, errDamaged
+	}
+	var header [entBytes]byte
+	if _, err := file.ReadAt(header[:], off); err != nil {
+		return e, nil, err
+	}
+	_, length, err := parseHeader(header[:], id)
+	if err != nil {
+		return e, nil, err
+	}
+	if off+entrySize(length) > end {
+		return e, nil, errDamaged
+	}
+	data = make([]byte, entBytes+length)
+	if _, err := file.ReadAt(data, off); err != nil {
+		return e, nil, err
+	}
+	e, err = parseEntry(data, id)
+	return e, data, err
+}
+
+// seekID returns the next offset at which an entry may begin, or end.
+func seekID(file io.ReaderAt, id spoolID, off, end int64) int64 {
 	buf := make([]byte, 64<<10)
 	for off < end {
 		n, err := file.ReadAt(buf[:min(int64(len(buf)), end-off)], off)
-		if i := strings.Index(string(buf[:n]), entryMagic); i >= 0 {
+		if i := bytes.Index(buf[:n], id[:]); i >= 0 {
 			return off + int64(i)
 		}
-		if err != nil || n < len(entryMagic) {
+		if err != nil || n < len(id) {
 			return end
 		}
-		off += int64(n - len(entryMagic) + 1)
+		off += int64(n - len(id) + 1)
 	}
 	return end
 }

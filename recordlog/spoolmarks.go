@@ -17,11 +17,12 @@ import (
 // numbers big-endian. These are the offsets in it.
 const (
 	markMagic   = 0  // 4 bytes, marksMagic
-	markVersion = 4  // uint32, 1
+	markVersion = 4  // uint32, 1 or 2
 	markBoot    = 8  // 16 bytes, which start of the machine this is
 	markDone    = 24 // uint64, entries up to here are settled
 	markSent    = 32 // uint64, entries up to here may have been sent
 	markCeiling = 40 // uint64, sent is never above this; synced
+	markID      = 48 // 8 bytes, the spool's ID; 0 in version 1
 	markCRC     = 60 // uint32, CRC32C of what is before it
 	markBytes   = 64
 
@@ -44,10 +45,13 @@ type marks struct {
 	now  markValues
 }
 
-type markValues struct{ done, sent, ceiling uint64 }
+type markValues struct {
+	done, sent, ceiling uint64
+	id                  spoolID
+}
 
-func newMarks(dir string, store *spools) *marks {
-	return &marks{path: filepath.Join(dir, marksName), store: store}
+func newMarks(dir string, id spoolID, store *spools) *marks {
+	return &marks{path: filepath.Join(dir, marksName), store: store, now: markValues{id: id}}
 }
 
 // begin puts the block there, over any that an earlier spool may have left.
@@ -115,11 +119,12 @@ func (v markValues) encode(boot [16]byte) []byte {
 	b := make([]byte, markBytes)
 	be := binary.BigEndian
 	copy(b[markMagic:], marksMagic)
-	be.PutUint32(b[markVersion:], 1)
+	be.PutUint32(b[markVersion:], spoolFormat)
 	copy(b[markBoot:], boot[:])
 	be.PutUint64(b[markDone:], v.done)
 	be.PutUint64(b[markSent:], v.sent)
 	be.PutUint64(b[markCeiling:], v.ceiling)
+	copy(b[markID:], v.id[:])
 	be.PutUint32(b[markCRC:], crc32.Checksum(b[:markCRC], castagnoli))
 	return b
 }
@@ -128,11 +133,14 @@ func (v markValues) encode(boot [16]byte) []byte {
 // may be lost; then the ceiling is what may have been sent.
 func parseMarks(b []byte, boot [16]byte) (v markValues, err error) {
 	be := binary.BigEndian
-	if len(b) != markBytes || string(b[:4]) != marksMagic || be.Uint32(b[markVersion:]) != 1 ||
+	if len(b) != markBytes || string(b[:4]) != marksMagic || be.Uint32(b[markVersion:])-1 >= spoolFormat ||
 		crc32.Checksum(b[:markCRC], castagnoli) != be.Uint32(b[markCRC:]) {
 		return v, fmt.Errorf("marks: %w", errDamaged)
 	}
-	v = markValues{done: be.Uint64(b[markDone:]), sent: be.Uint64(b[markSent:]), ceiling: be.Uint64(b[markCeiling:])}
+	v = markValues{
+		done: be.Uint64(b[markDone:]), sent: be.Uint64(b[markSent:]), ceiling: be.Uint64(b[markCeiling:]),
+		id: spoolID(b[markID:]),
+	}
 	if v.done > v.sent || v.sent > v.ceiling {
 		return v, fmt.Errorf("marks %+v: %w", v, errDamaged)
 	}
@@ -151,10 +159,15 @@ func (m *marks) load() error {
 		return nil
 	}
 	if err == nil {
-		m.now, err = parseMarks(b, m.store.bootID)
+		var v markValues
+		if v, err = parseMarks(b, m.store.bootID); err == nil {
+			if v.id == (spoolID{}) { // of version 1
+				v.id = m.now.id
+			}
+			m.now = v
+			return nil
+		}
 	}
-	if err != nil {
-		m.now = markValues{sent: 1<<63 - 1, ceiling: 1<<63 - 1}
-	}
+	m.now.sent, m.now.ceiling = 1<<63-1, 1<<63-1
 	return err
 }

@@ -25,6 +25,7 @@ func openSpoolLog(store *spools, dir string) (*spoolLog, error) {
 	if err := s.marks.load(); err != nil {
 		store.complain("reading the marks of the spool: all of it counts as possibly sent", err)
 	}
+	s.id = s.marks.now.id
 	if err := s.openSegments(); err != nil {
 		return nil, err
 	}
@@ -64,7 +65,7 @@ func (s *spoolLog) openSegments() error {
 			return errors.Join(err, file.Close())
 		}
 		// What is written from now on goes to a new file.
-		s.segs = append(s.segs, &segment{file: file, path: path, first: first, size: info.Size(), bad: true})
+		s.segs = append(s.segs, &segment{file: file, path: path, id: s.idOf(file, info.Size()), first: first, size: info.Size(), bad: true})
 		s.store.mu.Lock()
 		s.store.used += info.Size()
 		s.store.mu.Unlock()
@@ -73,13 +74,27 @@ func (s *spoolLog) openSegments() error {
 	return nil
 }
 
+// idOf tells the ID of the entries in a file. Its first bytes are never an agent's:
+// they say it if they are those of format 1, or begin a whole entry. Else they are
+// damaged, and the marks have it.
+func (s *spoolLog) idOf(file io.ReaderAt, size int64) spoolID {
+	var own spoolID
+	if _, err := file.ReadAt(own[:], 0); err != nil {
+		return s.id
+	}
+	if _, _, err := entryAt(file, own, 0, size); err == nil || own == idOfFormat1 {
+		return own
+	}
+	return s.id
+}
+
 // findEnd finds the last whole entry and cuts what is behind it.
 func (s *spoolLog) findEnd() error {
 	for len(s.segs) > 0 {
 		seg := s.segs[len(s.segs)-1]
 		whole := int64(0)
 		for off := int64(0); ; {
-			e, _, next, err := findEntry(seg.file, off, seg.size, 0)
+			e, _, next, err := findEntry(seg.file, seg.id, off, seg.size, 0)
 			if err != nil && !errors.Is(err, errDamaged) && !errors.Is(err, io.EOF) {
 				return fmt.Errorf("%s: %w", seg.path, err)
 			}
@@ -118,7 +133,7 @@ func (s *spoolLog) findStart() {
 		}
 		// The last settled one, if it is still there, tells where the next begins,
 		// should that be damaged.
-		e, _, next, err := findEntry(seg.file, 0, seg.size, want-1)
+		e, _, next, err := findEntry(seg.file, seg.id, 0, seg.size, want-1)
 		if err != nil {
 			if !errors.Is(err, io.EOF) {
 				s.store.damaged(seg.path, 0, err)
@@ -154,7 +169,7 @@ func (s *spoolLog) left() (records, doubtful uint64) {
 		if seg.first > s.marks.now.sent+1 {
 			continue
 		}
-		e, _, _, err := findEntry(seg.file, 0, seg.size, s.marks.now.sent+1)
+		e, _, _, err := findEntry(seg.file, seg.id, 0, seg.size, s.marks.now.sent+1)
 		if err == nil && e.before > s.done.records {
 			doubtful = e.before - s.done.records
 		}

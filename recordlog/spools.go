@@ -44,7 +44,8 @@ type spools struct {
 type spoolState struct {
 	mu         sync.Mutex
 	used       int64 // bytes of all files
-	partitions int   // as topic.json says; 0 if there is none
+	partitions int   // of the topic as last known; 0 if never
+	noted      bool  // topic.json says all that
 	active     int   // partitions that spool now
 	trouble    string
 	full       bool
@@ -74,8 +75,9 @@ const (
 	minSpoolBytes   = 1 << 20
 )
 
-// spoolFormat is the version of all that lies in the directory of a topic.
-const spoolFormat = 1
+// spoolFormat is the version of all that lies in the directory of a topic. Of format
+// 1 are the entries of segments that begin with idOfFormat1.
+const spoolFormat = 2
 
 // topicNote is the content of topic.json.
 type topicNote struct {
@@ -164,13 +166,13 @@ func (s *spools) loadNote() error {
 		return fmt.Errorf("%s was written by a newer version (format %d, this one knows %d): start that version; nothing was changed",
 			s.dir, note.Version, spoolFormat)
 	}
-	if err != nil || note.Version != spoolFormat || note.Topic != s.topic ||
+	if err != nil || note.Version < 1 || note.Topic != s.topic ||
 		note.Partitions < 1 || note.Partitions > maxPartitions {
 		s.logger.Warn("the spool's note of the topic is of no use: records are held in memory until the partitions are learnt",
 			"file", filepath.Join(s.dir, topicFile), "error", err)
 		return nil
 	}
-	s.partitions = note.Partitions
+	s.partitions, s.noted = note.Partitions, note.Version == spoolFormat
 	return nil
 }
 
@@ -179,20 +181,39 @@ const maxPartitions = 10_000
 
 // note keeps the partition count for a start without Kafka.
 func (s *spools) note(partitions int) {
-	if s == nil || s.known() == partitions {
+	if s == nil {
 		return
 	}
-	text, err := json.Marshal(topicNote{Version: spoolFormat, Topic: s.topic, Partitions: partitions})
+	s.mu.Lock()
+	s.noted = s.noted && s.partitions == partitions
+	s.partitions = partitions
+	s.mu.Unlock()
+	if err := s.noteFormat(); err != nil {
+		s.complain("noting the topic's partitions", err)
+	}
+}
+
+// noteFormat sees to it that topic.json says what is known and is of this format:
+// an older program, which would take entries of it for torn ends, then leaves all
+// alone.
+func (s *spools) noteFormat() error {
+	s.mu.Lock()
+	note, noted := topicNote{Version: spoolFormat, Topic: s.topic, Partitions: s.partitions}, s.noted
+	s.mu.Unlock()
+	if noted {
+		return nil
+	}
+	text, err := json.Marshal(note)
 	if err == nil {
 		err = replaceFile(s.disk, filepath.Join(s.dir, topicFile), append(text, '\n'))
 	}
 	if err != nil {
-		s.complain("noting the topic's partitions", err)
-		return
+		return err
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.partitions = partitions
+	s.noted = s.partitions == note.Partitions
+	return nil
 }
 
 // known returns the partition count that was noted; 0 if none.
