@@ -18,8 +18,11 @@ const failuresBeforeAway = 2
 const (
 	// warnEvery is how often the log says that Kafka is still away.
 	warnEvery = time.Minute
-	// startPatience is how long that is not said after the start: the first
-	// attempt may well come before Kafka, or this node, is there.
+	// awayPatience is how long that is not said: a leader that moves, or a broker that
+	// is restarted behind others, is no absence.
+	awayPatience = time.Second
+	// startPatience is that after the start: the first attempt may well come before
+	// Kafka, or this node, is there.
 	startPatience = 5 * time.Second
 )
 
@@ -61,7 +64,8 @@ type health struct {
 	now      Status
 	metadata bool         // the last metadata request succeeded
 	failing  map[int]bool // partitions whose batch fails
-	warned   time.Time    // last log line about being away
+	warned   time.Time    // last log line about being away; before the first, warnEvery before that is due
+	seen     bool         // it was up once
 }
 
 // newHealth starts as away: nothing is known yet.
@@ -115,27 +119,45 @@ func (h *health) partitionFailed(partition int, why string) {
 // change applies what happened, which returns why Kafka is away, if it knows,
 // and logs what follows from it.
 func (h *health) change(apply func() (why string)) {
-	was, now, warn := h.derive(apply)
-	switch {
-	case now.Up && !was.Up:
-		h.logger.Info("kafka is there", "brokers", now.Brokers, "partitions", now.Partitions,
-			"away_for", time.Since(was.AwaySince))
-	case warn:
+	was, now, say := h.derive(apply)
+	switch say {
+	case sayNothing:
+	case sayThere:
+		h.logger.Info("kafka is there", "brokers", now.Brokers, "partitions", now.Partitions, "away_for", time.Since(was.AwaySince))
+	case sayMoment:
+		h.logger.Info("kafka took no records for a moment, as when a leader moves", "away_for", time.Since(was.AwaySince), "error", was.LastError)
+	case sayAway:
 		h.logger.Warn("kafka is away; records are held until it is back",
 			"away_since", now.AwaySince, "error", now.LastError)
 	}
 }
 
-// derive applies what happened and returns the status before and after, and
-// whether to warn: when Kafka goes away, and each minute while it is.
-func (h *health) derive(apply func() (why string)) (was, now Status, warn bool) {
+// saying is what the log says of a change.
+type saying int
+
+const (
+	sayNothing saying = iota
+	sayAway           // after awayPatience, and each minute
+	sayThere          // for the first time, or again after sayAway
+	sayMoment         // again before that
+)
+
+// derive applies what happened and returns the status before and after.
+func (h *health) derive(apply func() (why string)) (was, now Status, say saying) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	why := apply()
 	was = h.now
 	if h.metadata && len(h.failing) == 0 {
 		h.now.Up, h.now.AwaySince, h.now.LastError, h.now.Failing = true, time.Time{}, "", 0
-		return was, h.now, false
+		switch {
+		case !was.Up && h.seen && h.warned.Before(was.AwaySince):
+			say = sayMoment
+		case !was.Up:
+			say = sayThere
+		}
+		h.seen = true
+		return was, h.now, say
 	}
 	h.now.Up, h.now.Failing = false, len(h.failing)
 	if !h.metadata {
@@ -143,14 +165,15 @@ func (h *health) derive(apply func() (why string)) (was, now Status, warn bool) 
 	}
 	if was.Up {
 		h.now.AwaySince = time.Now()
+		h.warned = h.now.AwaySince.Add(awayPatience - warnEvery)
 	}
 	if why != "" {
 		h.now.LastError = why
 	}
-	if warn = why != "" && (was.Up || time.Since(h.warned) >= warnEvery); warn {
-		h.warned = time.Now()
+	if why != "" && time.Since(h.warned) >= warnEvery {
+		h.warned, say = time.Now(), sayAway
 	}
-	return was, h.now, warn
+	return was, h.now, say
 }
 
 // throttledBurst is how many events a throttle lets through in a minute.

@@ -129,7 +129,7 @@ func (l *Log) refresh(ctx context.Context, c *conn, group *lifecycle.Group) (*co
 	if len(seen.leaders) == 0 {
 		return c, fmt.Errorf("topic %s has no partitions yet", l.opts.Topic)
 	}
-	l.cluster.Store(seen)
+	l.tellLeaders(l.cluster.Swap(seen), seen)
 	l.health.learnt(seen.brokers, len(seen.leaders))
 	l.spools.note(len(seen.leaders))
 	l.repartition(ctx, group, len(seen.leaders))
@@ -140,6 +140,17 @@ func (l *Log) refresh(ctx context.Context, c *conn, group *lifecycle.Group) (*co
 		return nil, nil
 	}
 	return c, nil
+}
+
+// tellLeaders wakes the senders whose partitions are led by another broker now.
+func (l *Log) tellLeaders(before, now *cluster) {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	for i, p := range l.parts {
+		if before.leader(i) != now.leader(i) {
+			notify(p.wake)
+		}
+	}
 }
 
 // connectAny connects to any known or configured broker.

@@ -472,15 +472,20 @@ func (p *partition) recover(b *batch, o outcome) {
 	}
 }
 
-// pause waits before the next attempt. It returns false if there is none.
+// pause waits before the next attempt, or until another broker leads. It returns
+// false if there is none.
 func (p *partition) pause(ctx context.Context, failures int) bool {
 	timer := time.NewTimer(backoff(failures))
 	defer timer.Stop()
+	leader := p.log.cluster.Load().leader(p.id)
 	for !p.isRetired() && !p.finished() {
 		select {
 		case <-timer.C:
 			return true
 		case <-p.wake: // perhaps of a retirement; records can wait
+			if now := p.log.cluster.Load().leader(p.id); now != "" && now != leader {
+				return true
+			}
 		case <-ctx.Done():
 			return false
 		}
