@@ -83,6 +83,10 @@ func (n *Node) health() httpapi.Health {
 		default:
 			h.Degraded = append(h.Degraded, away)
 		}
+	} else if kafka.DiskHangs && n.full() {
+		h.Reasons = append(h.Reasons, "records are full: "+kafka.SpoolError)
+	} else if kafka.DiskHangs {
+		h.Degraded = append(h.Degraded, kafka.SpoolError)
 	}
 	if fork := n.apart.fork(); fork != "" {
 		h.Reasons = append(h.Reasons, fork)
@@ -133,7 +137,7 @@ func (n *Node) report() httpapi.NodeReport {
 		Records: apiv1.Ledger{
 			PerSecond: n.rate.value(), Received: ledger.Received, Delivered: ledger.Delivered,
 			Pending: ledger.Pending, Spooled: ledger.Spooled, Refused: ledger.Refused, Dropped: dropped,
-			Recovered: ledger.Recovered, SpooledBytes: ledger.SpooledBytes,
+			Recovered: ledger.Recovered, SpooledBytes: ledger.SpooledBytes, PossibleDuplicates: ledger.PossibleDuplicates,
 		},
 		Kafka: n.kafkaReport(),
 	}

@@ -132,6 +132,7 @@ type running struct {
 	reg  *prometheus.Registry
 
 	appended atomic.Int64
+	dir      string // of the spool
 }
 
 // startLog runs a Log against b; change may be nil. It is stopped at the test's end.
@@ -158,7 +159,7 @@ func newLog(t *testing.T, b *broker, change func(*recordlog.Options)) *running {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r.Log = l
+	r.Log, r.dir = l, opts.SpoolDir
 	return r
 }
 

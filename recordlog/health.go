@@ -38,12 +38,13 @@ type Status struct {
 
 	Spooling   int    `json:"spooling"`    // partitions whose records go to the disk first
 	SpoolError string `json:"spool_error"` // why the spool takes no more, in words; empty while it does
+	DiskHangs  bool   `json:"disk_hangs"`  // the disk of the spool does not answer: what is on it waits, also while up
 }
 
 // Status returns Kafka's state, and the spool's.
 func (l *Log) Status() Status {
 	s := l.health.status()
-	s.Spooling, s.SpoolError = l.spools.state()
+	s.Spooling, s.SpoolError, s.DiskHangs = l.spools.state()
 	return s
 }
 

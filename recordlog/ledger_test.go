@@ -142,8 +142,8 @@ func TestMetricsHaveFixedLabels(t *testing.T) {
 				}
 			}
 		}
-		if series != 34 {
-			t.Errorf("%d series, want 34: does one grow with agents?", series)
+		if series != 36 {
+			t.Errorf("%d series, want 36: does one grow with agents?", series)
 		}
 		if up := metric(t, l, "muster_recordlog_kafka_up"); up != 1 {
 			t.Errorf("kafka_up = %v, want 1", up)

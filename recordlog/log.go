@@ -150,9 +150,43 @@ func (l *Log) Run(ctx context.Context) error {
 	l.stop()
 	l.flush(group)
 	group.Stop()
-	err := group.Wait()
-	l.dropRest()
-	return err
+	return l.awaitEnd(group)
+}
+
+// awaitEnd waits until no goroutine runs any more and drops what is left. For a disk
+// that hangs it waits no longer than spoolGrace.
+func (l *Log) awaitEnd(group *lifecycle.Group) error {
+	ended := make(chan error, 1)
+	var waits sync.WaitGroup
+	waits.Go(func() { ended <- group.Wait() })
+	began := time.Now()
+	ticker := time.NewTicker(lookEvery)
+	defer ticker.Stop()
+	for {
+		select {
+		case err := <-ended:
+			l.dropRest()
+			l.mu.Lock()
+			defer l.mu.Unlock()
+			l.closeSpools()
+			return err
+		case now := <-ticker.C:
+			hang := l.spools.watch(now)
+			if hang == "" {
+				continue
+			}
+			l.mu.RLock()
+			for _, p := range l.all {
+				p.giveUpDisk()
+			}
+			l.mu.RUnlock()
+			if now.Sub(began) > spoolGrace {
+				l.logger.Error("the disk of the spool does not answer: stopping without it", "hangs", hang)
+				l.dropRest()
+				return nil
+			}
+		}
+	}
 }
 
 // spoolGrace is what the disk gets to take what Kafka did not within FlushTimeout.
@@ -198,8 +232,8 @@ func (l *Log) stop() {
 	l.end()
 }
 
-// dropRest counts and reports what could not be delivered, and closes the
-// spool. No goroutine runs any more.
+// dropRest counts and reports what could not be delivered. No goroutine runs any
+// more, but those that wait for a disk that hangs.
 func (l *Log) dropRest() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -218,7 +252,6 @@ func (l *Log) dropRest() {
 	if left := l.book.snapshot().Spooled; left > 0 {
 		l.logger.Info("records stay in the spool for the next start", "records", left, "bytes", l.spools.usage())
 	}
-	l.closeSpools()
 }
 
 // Append hands over the records of one message: the value of each is the record

@@ -97,6 +97,14 @@ func newMetrics(reg prometheus.Registerer, l *Log) (*metrics, error) {
 	for _, c := range []prometheus.Collector{
 		m.bytes, m.batches, m.records, m.latency, m.retries, m.waits,
 		m.delivery, m.spool.syncs, m.spool.errors, m.spool.syncTime, newCollector(l),
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "muster_recordlog_pending_limit_bytes",
+			Help: "Memory bound: agents wait when pending records take all of it.",
+		}, func() float64 { return float64(l.opts.MaxPendingBytes) }),
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "muster_recordlog_spool_hang_seconds",
+			Help: "How long the slowest request to the disk of the spool has been waited for, 0 if there is none.",
+		}, func() float64 { return l.spools.waits(time.Now()).Seconds() }),
 	} {
 		if err := reg.Register(c); err != nil {
 			return nil, fmt.Errorf("recordlog: Registerer: %w", err)

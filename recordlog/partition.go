@@ -53,7 +53,8 @@ type flight struct {
 	sent bool
 	// copied is there while the spool's writer copies the batch, and closed when
 	// it has; until then the sender leaves the batch as it is.
-	copied chan struct{}
+	copied  chan struct{}
+	awaited bool // the sender waits for that
 }
 
 // fault tells since when deliveries fail.
@@ -343,9 +344,11 @@ func (p *partition) sends(b *batch) {
 func (p *partition) awaitCopy() {
 	for p.flight.copied != nil {
 		copied := p.flight.copied
+		p.flight.awaited = true
 		p.mu.Unlock()
 		<-copied
 		p.mu.Lock()
+		p.flight.awaited = false
 	}
 }
 

@@ -179,7 +179,7 @@ func testSpools(t *testing.T, dir string, boot byte) *spools {
 	return &spools{
 		dir: dir, limit: 1 << 30, segmentBytes: 1000, disk: lazyDisk{}, metrics: &m,
 		logger: slog.New(slog.DiscardHandler), bootID: [16]byte{boot},
-		spoolState: spoolState{claimed: make(map[string]bool), noted: true},
+		spoolState: spoolState{claimed: make(map[string]bool), noted: true, works: make(map[*work]bool)},
 	}
 }
 

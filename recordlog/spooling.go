@@ -35,9 +35,9 @@ const (
 // spooling is the state of a partition whose records go to disk. The partition's
 // lock guards it, but only the sender sets spool to nil again.
 type spooling struct {
-	spool   *spoolLog // nil: records go to Kafka directly
-	writing bool      // the writer has batches
-	hold    bool      // the writer is to take no more: the disk is about to be empty
+	spool  *spoolLog // nil: records go to Kafka directly
+	inHand []*batch  // what the writer brings to disk just now
+	hold   bool      // the writer is to take no more: the disk is about to be empty
 	// written is closed when the writer has ended.
 	written chan struct{}
 }
@@ -56,6 +56,7 @@ func (l *Log) watchSpools(ctx context.Context, group *lifecycle.Group) {
 		case <-ctx.Done():
 			return
 		}
+		l.spools.watch(time.Now())
 		s := l.Status()
 		l.room.stuck(!s.Up && (l.spools == nil || s.SpoolError != ""))
 		half := l.book.pendingBytes() > l.opts.MaxPendingBytes/2
@@ -65,6 +66,7 @@ func (l *Log) watchSpools(ctx context.Context, group *lifecycle.Group) {
 				p.beginSpool(group)
 			}
 			p.tellHang()
+			p.leaveHangingDisk(time.Now())
 		}
 		l.mu.RUnlock()
 	}
@@ -171,8 +173,14 @@ func (p *partition) writeSpool(ctx context.Context, s *spoolLog) (drained bool) 
 		}
 		if len(bs) > 0 {
 			err := s.append(p.writesOf(bs, c))
+			if !p.wroteSpool(s, bs, err) { // taken back meanwhile
+				if p.spoolsTo(s) {
+					return false
+				}
+				s.remove()
+				return true
+			}
 			p.log.spools.wrote(err)
-			p.wroteSpool(bs, err)
 			if err == nil {
 				continue
 			}
@@ -238,7 +246,7 @@ func (p *partition) toWrite(s *spoolLog, now time.Time, patience time.Duration) 
 			p.open = nil
 		}
 	}
-	p.writing = len(bs) > 0
+	p.inHand = bs
 	return bs, max(wait, 0), true
 }
 
@@ -268,8 +276,14 @@ func (p *partition) writesOf(bs []*batch, c compressor) []write {
 }
 
 // wroteSpool gives back the memory of batches that are on disk, or puts them
-// back in front of the others if err says that they are not.
-func (p *partition) wroteSpool(bs []*batch, err error) {
+// back in front of the others if err says that they are not. It returns false if
+// they are not the writer's any more, see spoolhang.go.
+func (p *partition) wroteSpool(s *spoolLog, bs []*batch, err error) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.spool != s || len(p.inHand) == 0 {
+		return false
+	}
 	l := p.log
 	if err == nil {
 		l.book.spooled(bs)
@@ -281,18 +295,7 @@ func (p *partition) wroteSpool(bs []*batch, err error) {
 			b.moves = nil
 		}
 	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.writing = false
-	f := &p.flight
-	flying := f.copied != nil
-	rest := bs
-	if flying {
-		f.batch.spooled = err == nil
-		close(f.copied)
-		f.copied = nil
-		rest = bs[1:]
-	}
+	rest := p.handBack(err == nil)
 	if err != nil {
 		p.giveBack(rest...)
 	} else {
@@ -301,6 +304,20 @@ func (p *partition) wroteSpool(bs []*batch, err error) {
 		}
 	}
 	notify(p.wake)
+	return true
+}
+
+// handBack takes from the writer what it has in hand: the batch in flight is the
+// sender's again, the others are returned. It needs the lock.
+func (p *partition) handBack(spooled bool) (rest []*batch) {
+	rest, p.inHand = p.inHand, nil
+	if f := &p.flight; f.copied != nil {
+		f.batch.spooled = spooled
+		close(f.copied)
+		f.copied = nil
+		rest = rest[1:]
+	}
+	return rest
 }
 
 // toSend returns the batch to send now, from disk while the partition spools,
@@ -338,12 +355,11 @@ func (p *partition) toSend(hurry bool) (b *batch, wait time.Duration) {
 func (p *partition) endSpool(s *spoolLog) bool {
 	p.mu.Lock()
 	p.hold = true
-	busy := p.writing || s.unread()
-	if p.writing {
-		p.mu.Unlock()
+	writing, busy := len(p.inHand) > 0, s.unread()
+	p.mu.Unlock()
+	if writing {
 		return false
 	}
-	p.mu.Unlock()
 	if busy {
 		return true // look again
 	}
@@ -410,7 +426,7 @@ func (p *partition) finished() bool {
 	if p.flight.batch != nil && !p.flight.batch.spooled {
 		return false
 	}
-	return len(p.sealed) == 0 && p.open == nil && !p.writing
+	return len(p.sealed) == 0 && p.open == nil && len(p.inHand) == 0
 }
 
 // moveAway puts all that a partition which is gone holds where its keys belong

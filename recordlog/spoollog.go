@@ -31,6 +31,7 @@ type spoolLog struct {
 	taken  place      // what of the spool was read: up to here
 	done   place      // what of the spool is settled: up to here
 	eldest time.Time  // when the oldest record came, about; zero if there is none
+	writes time.Time  // when the writer went to the disk; zero while it is not there
 
 	marks   *marks
 	tail    *segment // the writer's; the last of segs
@@ -97,6 +98,8 @@ func (s *spoolLog) append(writes []write) error {
 	if !s.store.reserve(int64(len(buf))) {
 		return errSpoolFull
 	}
+	s.goes(time.Now())
+	defer s.goes(time.Time{})
 	if err := s.appendBytes(buf, writes[0].sent); err != nil {
 		s.store.release(int64(len(buf)))
 		return err
@@ -115,6 +118,21 @@ func (s *spoolLog) append(writes []write) error {
 	return nil
 }
 
+// goes notes that the writer goes to the disk, or with zero that it is back.
+func (s *spoolLog) goes(at time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.writes = at
+}
+
+// hangs tells whether the writer waits for the disk for so long that it is not slow
+// but broken.
+func (s *spoolLog) hangs(now time.Time) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return !s.writes.IsZero() && now.Sub(s.writes) > hangingDisk
+}
+
 // appendBytes writes encoded entries to the last segment, or to a new one.
 func (s *spoolLog) appendBytes(buf []byte, sent bool) error {
 	if s.tail == nil || s.tail.bad || s.tail.size >= s.store.segmentBytes {
@@ -126,6 +144,7 @@ func (s *spoolLog) appendBytes(buf []byte, sent bool) error {
 		s.marks.noteSent(s.next.number)
 	}
 	tail := s.tail
+	defer s.store.begin(tail.path)()
 	began := time.Now()
 	_, err := s.store.disk.writeAt(tail.file, buf, tail.size)
 	if err == nil {
@@ -146,6 +165,7 @@ func (s *spoolLog) newSegment() error {
 	if err := s.store.noteFormat(); err != nil {
 		return fmt.Errorf("noting the format of the spool: %w", err)
 	}
+	defer s.store.begin(s.dir)()
 	if err := os.MkdirAll(s.dir, 0o700); err != nil {
 		return fmt.Errorf("making a directory of the spool: %w", err)
 	}
@@ -203,61 +223,83 @@ type found struct {
 	lost  uint64 // records of damaged entries before it
 }
 
+// reading is where the next entry is read, and which one.
+type reading struct {
+	seg      *segment
+	off, end int64
+	want     place
+	until    uint64 // number of the first entry of the next segment
+	last     bool   // there is none
+}
+
+// toRead returns what is read next; false if nothing is left. Lost counts the rest if
+// no segment has it.
+func (s *spoolLog) toRead() (r reading, lost uint64, more bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.taken.number >= s.next.number {
+		return r, 0, false
+	}
+	if s.read.seg >= len(s.segs) {
+		lost = s.next.records - s.taken.records
+		s.taken = s.next
+		return r, lost, false
+	}
+	seg := s.segs[s.read.seg]
+	r = reading{seg: seg, off: s.read.off, end: seg.size, want: s.taken, until: math.MaxUint64}
+	if r.last = s.read.seg == len(s.segs)-1; !r.last {
+		r.until = s.segs[s.read.seg+1].first
+	}
+	return r, 0, true
+}
+
+// took notes that e was read, and returns how many records are missing before it.
+func (s *spoolLog) took(e entry, r reading, next int64) (lost uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if e.before >= r.want.records && e.before <= s.next.records { // always: the sum is right
+		lost = e.before - r.want.records
+	}
+	s.read.off = next
+	s.taken = place{e.number + 1, e.before + uint64(e.records)}
+	s.eldest = e.oldest
+	return lost
+}
+
 // readNext reads the next entry that was not read yet. The batch is nil if there
 // is none; then lost may still count what was damaged.
 func (s *spoolLog) readNext() (f found) {
 	for {
-		s.mu.Lock()
-		if s.read.seg >= len(s.segs) || s.taken.number >= s.next.number {
-			if s.taken.number < s.next.number { // the rest cannot be read
-				f.lost += s.next.records - s.taken.records
-				s.taken = s.next
-			}
-			s.mu.Unlock()
+		r, lost, more := s.toRead()
+		f.lost += lost
+		if !more {
 			return f
 		}
-		seg, off, end := s.segs[s.read.seg], s.read.off, s.segs[s.read.seg].size
-		last := s.read.seg == len(s.segs)-1
-		want := s.taken
-		until := uint64(math.MaxUint64)
-		if !last {
-			until = s.segs[s.read.seg+1].first
-		}
-		s.mu.Unlock()
-
-		e, wire, next, err := findEntry(seg.file, seg.id, off, end, want.number)
-		if err == nil && e.number >= until {
+		done := s.store.begin(r.seg.path)
+		e, wire, next, err := findEntry(r.seg.file, r.seg.id, r.off, r.end, r.want.number)
+		done()
+		if err == nil && e.number >= r.until {
 			err = io.EOF // of a write that failed: the number was used again
 		}
+		if err != nil && (r.last || !errors.Is(err, io.EOF)) {
+			s.store.damaged(r.seg.path, r.off, err)
+		}
 		switch {
-		case err != nil && last:
-			s.store.damaged(seg.path, off, err)
-			f.lost += s.giveUpEnd(seg, end)
+		case err != nil && r.last:
+			f.lost += s.giveUpEnd(r.seg, r.end)
 			continue
 		case err != nil:
-			if !errors.Is(err, io.EOF) {
-				s.store.damaged(seg.path, off, err)
-			}
 			s.mu.Lock()
 			s.read = cursor{seg: s.read.seg + 1}
 			s.mu.Unlock()
 			continue
 		}
-		s.mu.Lock()
-		s.read.off = next
-		jumped := e.before - want.records
-		if e.before < want.records || e.before > s.next.records {
-			jumped = 0 // never: the sum is right
+		lost = s.took(e, r, next)
+		if f.lost += lost; lost > 0 || e.number != r.want.number {
+			s.store.damaged(r.seg.path, r.off, errDamaged)
 		}
-		s.taken = place{e.number + 1, e.before + uint64(e.records)}
-		s.eldest = e.oldest
-		s.mu.Unlock()
-		if jumped > 0 || e.number != want.number {
-			s.store.damaged(seg.path, off, errDamaged)
-		}
-		f.lost += jumped
 		if f.batch, err = batchOf(e, wire); err != nil {
-			s.store.damaged(seg.path, off, err)
+			s.store.damaged(r.seg.path, r.off, err)
 			f.lost += uint64(e.records)
 			continue
 		}
@@ -387,6 +429,7 @@ func (s *spoolLog) rewind() {
 }
 
 func (s *spoolLog) removeSegment(seg *segment) {
+	defer s.store.begin(seg.path)()
 	err := errors.Join(seg.file.Close(), os.Remove(seg.path))
 	s.store.release(seg.size)
 	if err != nil {
@@ -424,6 +467,7 @@ func (s *spoolLog) remove() {
 	for _, seg := range segs {
 		s.removeSegment(seg)
 	}
+	defer s.store.begin(s.dir)()
 	s.marks.close()
 	err := os.Remove(filepath.Join(s.dir, marksName))
 	if err == nil || errors.Is(err, os.ErrNotExist) {

@@ -91,6 +91,7 @@ func (m *marks) noteDone(number uint64) {
 // save writes the block; it needs the lock. A failure is told, and the records
 // are sent all the same: they may be sent again after a crash, uncounted.
 func (m *marks) save(durably bool) {
+	defer m.store.begin(m.path)()
 	var err error
 	if m.file == nil {
 		m.file, err = os.OpenFile(m.path, os.O_CREATE|os.O_RDWR, 0o600)
@@ -99,7 +100,7 @@ func (m *marks) save(durably bool) {
 		_, err = m.file.WriteAt(m.now.encode(m.store.bootID), 0)
 	}
 	if err == nil && durably {
-		err = m.file.Sync()
+		err = m.store.disk.fsync(m.file)
 	}
 	if err != nil {
 		m.store.complain("writing the marks of the spool", err)

@@ -52,6 +52,8 @@ type spoolState struct {
 	told       bool      // that records go to the disk
 	failed     time.Time // the last write that failed
 	claimed    map[string]bool
+	works      map[*work]bool // what is done with files just now
+	hang       string         // what the disk has not answered for hangingDisk; "" if nothing
 }
 
 // spoolDisk is what may fail when a disk is full, broken or slow.
@@ -101,7 +103,7 @@ func openSpools(opts *Options, m *spoolMetrics) (*spools, map[int]*spoolLog, err
 		limit:        opts.SpoolMaxBytes,
 		segmentBytes: max(minSegmentBytes, min(maxSegmentBytes, opts.SpoolMaxBytes/64)),
 		disk:         opts.spoolDisk, logger: opts.Logger, metrics: m, bootID: opts.bootID, lock: lock,
-		spoolState: spoolState{claimed: make(map[string]bool)},
+		spoolState: spoolState{claimed: make(map[string]bool), works: make(map[*work]bool)},
 	}
 	logs, err := s.load()
 	if err != nil {
@@ -203,6 +205,7 @@ func (s *spools) noteFormat() error {
 	if noted {
 		return nil
 	}
+	defer s.begin(filepath.Join(s.dir, topicFile))()
 	text, err := json.Marshal(note)
 	if err == nil {
 		err = replaceFile(s.disk, filepath.Join(s.dir, topicFile), append(text, '\n'))
@@ -235,7 +238,7 @@ func replaceFile(disk spoolDisk, path string, content []byte) error {
 	}
 	_, err = f.Write(content)
 	if err == nil {
-		err = f.Sync()
+		err = disk.fsync(f)
 	}
 	if err = errors.Join(err, f.Close()); err != nil {
 		return err
@@ -352,15 +355,18 @@ func (s *spools) ends() {
 	}
 }
 
-// state returns how many partitions spool, and what keeps the disk from taking
-// more, "" if nothing does.
-func (s *spools) state() (active int, trouble string) {
+// state returns how many partitions spool, what keeps the disk from taking more, ""
+// if nothing does, and whether it hangs.
+func (s *spools) state() (active int, trouble string, hangs bool) {
 	if s == nil {
-		return 0, ""
+		return 0, "", false
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.active, s.trouble
+	if trouble = s.trouble; s.hang != "" {
+		trouble = "the disk of the spool does not answer, mend it: " + s.hang
+	}
+	return s.active, trouble, s.hang != ""
 }
 
 // spoolOldest returns when the oldest spooled record came; zero if there is none.

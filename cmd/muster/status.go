@@ -253,6 +253,9 @@ func ledgerLine(l apiv1.Ledger) string {
 	if l.Recovered > 0 {
 		line += fmt.Sprintf("; %s of the received were found in it at the start", count(l.Recovered))
 	}
+	if l.PossibleDuplicates > 0 {
+		line += fmt.Sprintf("; %s may be in Kafka twice", count(l.PossibleDuplicates))
+	}
 	return line
 }
 

@@ -72,6 +72,8 @@ type Ledger struct {
 	Recovered uint64            `json:"recovered" description:"Of those received: found in the spool at the start."`
 	// SpooledBytes is disk.
 	SpooledBytes int64 `json:"spooled_bytes" description:"Disk that the spool takes."`
+	// PossibleDuplicates are counted among the others too.
+	PossibleDuplicates uint64 `json:"possible_duplicates" description:"Of those received: sent again after an attempt without an answer, so perhaps twice in Kafka."`
 }
 
 // Kafka is the state of the node's way to Kafka.
