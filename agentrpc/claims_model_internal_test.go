@@ -361,7 +361,7 @@ func (p *modelPeers) Claim(ctx context.Context, id string, claims []fleet.Claim)
 type modelParts struct{ done chan struct{} }
 
 func (modelParts) Append(context.Context, string, [][]byte, []byte) error { return nil }
-func (modelParts) TryAppend(string, [][]byte, []byte) bool                { return true }
+func (modelParts) TryAppend(time.Time, string, [][]byte, []byte) bool     { return true }
 func (modelParts) Desired(string) (fleet.Desired, error)                  { return fleet.Desired{}, nil }
 func (modelParts) Current() bool                                          { return true }
 func (modelParts) Watch(...fleet.Table) (<-chan struct{}, func())         { return nil, func() {} }

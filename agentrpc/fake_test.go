@@ -7,6 +7,7 @@ import (
 	"context"
 	"slices"
 	"sync"
+	"time"
 
 	"muster/fleet"
 )
@@ -42,7 +43,7 @@ func (l *fakeLog) Append(ctx context.Context, key string, records [][]byte, suff
 }
 
 // TryAppend declines every other time, and whenever Append would do more.
-func (l *fakeLog) TryAppend(key string, records [][]byte, suffix []byte) bool {
+func (l *fakeLog) TryAppend(came time.Time, key string, records [][]byte, suffix []byte) bool {
 	l.mu.Lock()
 	l.tries++
 	declined := l.before != nil || l.tries%2 == 0

@@ -101,16 +101,18 @@ func (m *message) reset() {
 		*m = message{lane: m.lane}
 		return
 	}
-	for i := range m.ips {
-		clear(m.ips[i])
-		m.ips[i] = m.ips[i][:0]
+	if m.known == nil {
+		for i := range m.ips {
+			clear(m.ips[i])
+			m.ips[i] = m.ips[i][:0]
+		}
+		m.agentID, m.names, m.identity = nil, [3][]byte{}, m.identity[:0]
 	}
 	clear(m.records)
 	clear(m.notable)
-	*m = message{
-		ips: m.ips, records: m.records[:0], notable: m.notable[:0],
-		identity: m.identity[:0], suffix: m.suffix[:0], lane: m.lane,
-	}
+	m.records, m.notable = m.records[:0], m.notable[:0]
+	m.normalised, m.repaired, m.tally = 0, 0, tally{}
+	m.known, m.header, m.suffix = nil, nil, m.suffix[:0]
 }
 
 // parse walks a RawData message of an agent of which that is known, nil for

@@ -22,9 +22,9 @@ type RecordLog interface {
 	// Append takes values that are records[i] followed by suffix, all borrowed
 	// until it returns, and blocks while the log is full.
 	Append(ctx context.Context, key string, records [][]byte, suffix []byte) error
-	// TryAppend is Append where that need not wait. It may decline, and has done
-	// nothing then.
-	TryAppend(key string, records [][]byte, suffix []byte) bool
+	// TryAppend is Append of what came just now, where that need not wait. It may
+	// decline, and has done nothing then.
+	TryAppend(came time.Time, key string, records [][]byte, suffix []byte) bool
 }
 
 // DesiredState is what agents should run, as this node knows it.

@@ -172,7 +172,7 @@ func (s *Server) take(sess *session, raw []byte) error {
 	sess.received.messages.Add(1)
 	sess.received.records.Add(uint64(len(m.records)))
 	s.note(sess, m, now)
-	if sess.previous == nil && s.opts.Log.TryAppend(sess.id, m.records, m.suffix) {
+	if sess.previous == nil && s.opts.Log.TryAppend(came, sess.id, m.records, m.suffix) {
 		m.lane.count(m, len(raw), true)
 	} else if err := s.forward(sess, m, len(raw), came); err != nil {
 		return err

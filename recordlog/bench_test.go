@@ -58,6 +58,29 @@ func BenchmarkAppend(b *testing.B) {
 	}
 }
 
+// BenchmarkAppendOne is a message of one record, as receivers append it.
+func BenchmarkAppendOne(b *testing.B) {
+	l := benchLog(b, Options{Brokers: []string{"127.0.0.1:1"}})
+	for i := range 8 {
+		l.parts = append(l.parts, newPartition(l, i))
+	}
+	l.limits.learnt.Store(true)
+	records, suffix := benchMessage()
+	key := "80ab2f3b-0000-0000-0000-000000000000"
+	p := l.route(hashOf(key))
+	b.ReportAllocs()
+	for i := 0; b.Loop(); i++ {
+		if !l.TryAppend(time.Now(), key, records[:1], suffix) {
+			b.Fatal("declined")
+		}
+		if i%100 == 0 {
+			for batch, _ := p.next(noon, true); batch != nil; batch, _ = p.next(noon, true) {
+				p.settle(batch)
+			}
+		}
+	}
+}
+
 // BenchmarkDelivered includes kafka-go's encoding, loopback TCP and a kfake that
 // throws batches away. It reports what the process, broker included, used.
 func BenchmarkDelivered(b *testing.B) {

@@ -188,7 +188,7 @@ func (r *running) append(t *testing.T, key string, values ...string) {
 	for i, v := range values {
 		records[i] = []byte(v)
 	}
-	if r.appended.Add(1)%4 == 0 || !r.TryAppend(key, records, []byte(suffix)) {
+	if r.appended.Add(1)%4 == 0 || !r.TryAppend(time.Now(), key, records, []byte(suffix)) {
 		if err := r.Append(t.Context(), key, records, []byte(suffix)); err != nil {
 			t.Fatal(err)
 		}

@@ -284,8 +284,9 @@ func (l *Log) Append(ctx context.Context, key string, records [][]byte, suffix [
 }
 
 // TryAppend is Append for most messages: those that need not wait and have
-// nothing to be refused. Of others it takes nothing and returns false.
-func (l *Log) TryAppend(key string, records [][]byte, suffix []byte) bool {
+// nothing to be refused. Of others it takes nothing and returns false. came is
+// the present time.
+func (l *Log) TryAppend(came time.Time, key string, records [][]byte, suffix []byte) bool {
 	fits := l.limits.record.Load()
 	var charge int64
 	for _, r := range records {
@@ -311,7 +312,7 @@ func (l *Log) TryAppend(key string, records [][]byte, suffix []byte) bool {
 		}
 		return false
 	}
-	return l.put(message{key, records, suffix, fits}, hash, fair, len(records), charge)
+	return l.put(came, message{key, records, suffix, fits}, hash, fair, len(records), charge)
 }
 
 // message is what is appended at once.
@@ -350,7 +351,7 @@ func (l *Log) take(ctx context.Context, m message, taken int, charge int64) erro
 	if err := l.waitForRoom(ctx, slot, fair, charge); err != nil {
 		return err
 	}
-	if !l.put(m, hash, fair, taken, charge) {
+	if !l.put(time.Now(), m, hash, fair, taken, charge) {
 		return fmt.Errorf("appending records: %w", fleet.ErrClosed)
 	}
 	return nil
@@ -358,7 +359,7 @@ func (l *Log) take(ctx context.Context, m message, taken int, charge int64) erro
 
 // put enters records for which there is room; false, and the room is given back,
 // if none are taken any more.
-func (l *Log) put(m message, hash uint32, fair bool, taken int, charge int64) bool {
+func (l *Log) put(now time.Time, m message, hash uint32, fair bool, taken int, charge int64) bool {
 	s := share{slot: slotOf(hash)}
 	if fair {
 		s.bytes = int32(charge)
@@ -373,7 +374,7 @@ func (l *Log) put(m message, hash uint32, fair bool, taken int, charge int64) bo
 		return false
 	}
 	l.book.received(taken, charge)
-	l.route(hash).put(time.Now(), m, s)
+	l.route(hash).put(now, m, s)
 	return true
 }
 

@@ -120,7 +120,7 @@ func TestTryAppendDeclines(t *testing.T) {
 				records[i] = make([]byte, n)
 				bytes += int64(n)
 			}
-			if got := l.TryAppend("a", records, []byte("suffix")); got != want {
+			if got := l.TryAppend(time.Now(), "a", records, []byte("suffix")); got != want {
 				t.Errorf("%s: %v, want %v", what, got, want)
 			}
 			after := l.Ledger()

@@ -6,7 +6,9 @@ package grpccodec_test
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"io"
+	"math/rand/v2"
 	"testing"
 
 	"github.com/klauspost/compress/s2"
@@ -128,4 +130,29 @@ func FuzzSnappy(f *testing.F) {
 	f.Fuzz(func(t *testing.T, data []byte, frame uint16, read uint32) {
 		checkSnappy(t, data, max(1, int(frame)), max(1, int(read%(1<<20))))
 	})
+}
+
+// BenchmarkSmallSnappy decompresses a message of one record as gRPC does.
+func BenchmarkSmallSnappy(b *testing.B) {
+	c := compressor(b, grpccodec.Snappy)
+	rng := rand.New(rand.NewPCG(1, 2))
+	var text []byte
+	for len(text) < 700 { // like the names, paths and numbers of an event
+		text = fmt.Appendf(text, "key_%d\x12/usr/bin/%x", rng.IntN(100), rng.Uint64())
+	}
+	slice := received(pack(b, c, text), 1<<10)
+	pool := mem.DefaultBufferPool()
+	b.ReportAllocs()
+	for b.Loop() {
+		r, err := c.Decompress(slice.Reader())
+		if err != nil {
+			b.Fatal(err)
+		}
+		buf := pool.Get(1 << 10)
+		if n, err := io.ReadFull(io.LimitReader(r, 1001), *buf); n != len(text) || !errors.Is(err, io.ErrUnexpectedEOF) {
+			b.Fatal(n, err)
+		}
+		pool.Put(buf)
+		_ = r.(io.Closer).Close()
+	}
 }
