@@ -5,7 +5,9 @@ package agentrpc
 
 import (
 	"math"
+	"sync"
 	"testing"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -42,6 +44,51 @@ func TestKinds(t *testing.T) {
 	for _, d := range []fleet.DataType{math.MinInt32, math.MaxInt32} {
 		if k := kindOf(d); k != kindOther {
 			t.Errorf("data type %d is of kind %d", d, k)
+		}
+	}
+}
+
+// TestLanesAddUp counts in more lanes than there are, at once and while others
+// read, and wants the sum to be exact.
+func TestLanesAddUp(t *testing.T) {
+	reg := prometheus.NewRegistry()
+	r := &registrar{reg: reg}
+	tr := newTraffic(r)
+	const counters, each = 40, 50
+	var counting sync.WaitGroup
+	for i := range counters {
+		m := &message{lane: tr.lane()}
+		m.tally.add(kindExecve, 600)
+		m.normalised = i % 2
+		counting.Go(func() {
+			for range each {
+				m.lane.count(m, 1<<10, i%4 > 0)
+				if i%4 == 0 {
+					m.lane.waited(20 * time.Millisecond)
+				}
+			}
+			_ = tr.sum()
+		})
+	}
+	counting.Wait()
+	want := counts{bytes: counters * each << 10, normalised: counters * each / 2, delay: counters / 4 * each * 20 * time.Millisecond}
+	want.kinds[kindExecve].records, want.kinds[kindExecve].bytes = counters*each, counters*each*600
+	want.sizes[1] = counters * each // a bound is within its bucket
+	want.waits[0], want.waits[2] = counters*each*3/4, counters*each/4
+	if got := tr.sum(); got != want {
+		t.Errorf("%+v, want %+v", got, want)
+	}
+	families, err := reg.Gather()
+	if err != nil || len(families) != 10 {
+		t.Fatalf("%d families, %v", len(families), err)
+	}
+	for _, f := range families {
+		if f.GetName() != "muster_agentrpc_append_seconds" {
+			continue
+		}
+		h := f.GetMetric()[0].GetHistogram()
+		if b := h.GetBucket(); h.GetSampleCount() != counters*each || b[1].GetCumulativeCount() != counters*each*3/4 || b[2].GetCumulativeCount() != counters*each || b[2].GetUpperBound() != .02 {
+			t.Errorf("append_seconds: %v", h)
 		}
 	}
 }
