@@ -228,3 +228,19 @@ func (c *lookupCmd) Run(ctx context.Context) error {
 		return load.Stats(), nil
 	}, load.Run)
 }
+
+// constantCmd is the floor of a look-up.
+type constantCmd struct {
+	Addr string `default:"127.0.0.1:0" help:"HOST:PORT to listen on."`
+}
+
+// Run is called by kong.
+func (c *constantCmd) Run(ctx context.Context) error {
+	l, err := net.Listen("tcp", c.Addr)
+	if err != nil {
+		return fmt.Errorf("listen: %w", err)
+	}
+	return serve(ctx, address{l.Addr().String()}, func(command, _ string) (any, error) {
+		return nil, fmt.Errorf("unknown command %q", command)
+	}, func(ctx context.Context) error { return lookup.Floor(ctx, l) })
+}

@@ -60,11 +60,11 @@ func (e *Env) window(ctx context.Context, name string, s *server, b *brokerChild
 	return span{last.at.Sub(first.at).Seconds(), last.cpu - first.cpu, last.records - first.records, last.book}, err
 }
 
-// profileOf profiles a server for so long, if that is wanted; the function waits
-// for the end.
+// profileOf profiles a server for so long, if that is wanted and it can be asked
+// for profiles; the function waits for the end.
 func (e *Env) profileOf(ctx context.Context, name string, s *server, d time.Duration) func() {
 	var profiling sync.WaitGroup
-	if e.opts.Profile != "" {
+	if e.opts.Profile != "" && s.pprof != "" {
 		if s.node == nil {
 			name += "-floor"
 		}
