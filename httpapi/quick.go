@@ -19,6 +19,9 @@ import (
 // agent's has about 150 bytes.
 const maxQuickHead = 1 << 10
 
+// deadlineStep is how often the deadlines of a busy connection are set again.
+const deadlineStep = time.Second
+
 // quick is a listener in front of net/http's server, which costs several times
 // what a look-up costs. It reads each connection itself as long as each read gives
 // one whole, plain look-up, which it has the very same handler answer, with the
@@ -125,15 +128,21 @@ func (q *quick) own(ctx context.Context, conn net.Conn) {
 
 // serve answers look-ups until something else comes, which it returns; nothing,
 // if the connection is of no more use. A wait for the first byte is bounded as
-// net/http bounds it.
+// net/http bounds it, but for deadlineStep.
 func (q *quick) serve(ctx context.Context, conn net.Conn) (rest []byte) {
 	buf := make([]byte, maxQuickHead)
 	var known []byte // the last request, which a client tends to repeat
 	var r *http.Request
+	now, write := time.Now(), 2*q.api.opts.RequestTimeout
+	var renew time.Time
 	for wait := readHeaderTimeout; ; wait = idleTimeout {
-		begun := time.Now()
-		if conn.SetReadDeadline(begun.Add(wait)) != nil || conn.SetWriteDeadline(begun.Add(wait+2*q.api.opts.RequestTimeout)) != nil {
-			return nil
+		if !now.Before(renew) {
+			if conn.SetReadDeadline(now.Add(wait)) != nil || conn.SetWriteDeadline(now.Add(wait+write)) != nil {
+				return nil
+			}
+			if r != nil { // at least one answer is out
+				renew = now.Add(deadlineStep)
+			}
 		}
 		if ctx.Err() != nil { // from here on, its end moves the deadlines
 			return nil
@@ -149,7 +158,8 @@ func (q *quick) serve(ctx context.Context, conn net.Conn) (rest []byte) {
 			r.RemoteAddr = conn.RemoteAddr().String()
 			known = append(known[:0], head...)
 		}
-		if !q.answer(ctx, conn, r) {
+		var ok bool
+		if now, ok = q.answer(ctx, conn, r); !ok {
 			return nil
 		}
 	}
@@ -222,16 +232,17 @@ func plainHost(text string) bool {
 	return text != ""
 }
 
-// answer answers one request, and tells whether another may follow.
-func (q *quick) answer(ctx context.Context, conn net.Conn, r *http.Request) bool {
+// answer answers one request, and tells when and whether another may follow.
+func (q *quick) answer(ctx context.Context, conn net.Conn, r *http.Request) (at time.Time, more bool) {
 	w := q.answers.Get().(*quickAnswer)
 	q.handler.ServeHTTP(w, r)
+	at = time.Now()
 	last := ctx.Err() != nil
-	_, err := conn.Write(w.bytes(last))
+	_, err := conn.Write(w.bytes(at, last))
 	if w.reset() {
 		q.answers.Put(w)
 	}
-	return err == nil && !last
+	return at, err == nil && !last
 }
 
 // begunConn is a connection of which some bytes were read.

@@ -40,7 +40,7 @@ func (w *quickAnswer) Write(b []byte) (int, error) {
 
 // bytes are the answer as net/http sends it on a connection that stays open, or
 // on one that does not. They are valid until reset.
-func (w *quickAnswer) bytes(last bool) []byte {
+func (w *quickAnswer) bytes(now time.Time, last bool) []byte {
 	w.WriteHeader(http.StatusOK)
 	out, scratch := &w.out, make([]byte, 0, len(http.TimeFormat))
 	out.WriteString("HTTP/1.1 ")
@@ -50,7 +50,7 @@ func (w *quickAnswer) bytes(last bool) []byte {
 	out.WriteString("\r\n")
 	_ = w.header.Write(out) // to memory
 	out.WriteString("Date: ")
-	out.Write(time.Now().UTC().AppendFormat(scratch, http.TimeFormat))
+	out.Write(now.UTC().AppendFormat(scratch, http.TimeFormat))
 	if w.header["Content-Length"] == nil {
 		out.WriteString("\r\nContent-Length: ")
 		out.Write(strconv.AppendInt(scratch, int64(len(w.body)), 10))
