@@ -122,7 +122,7 @@ func (q *quick) own(ctx context.Context, conn net.Conn) {
 	if !stop() || len(rest) == 0 {
 		return
 	}
-	_ = conn.SetDeadline(time.Time{}) // net/http sets its own
+	// net/http sets deadlines of its own before it reads.
 	closing = !q.hand(&begunConn{Conn: conn, begun: rest}, nil)
 }
 
@@ -175,7 +175,6 @@ func (q *quick) lookup(head []byte) *http.Request {
 	if !get || !whole || !q.paths[string(path)] || !visible(target, '!') {
 		return nil
 	}
-	hosts := 0
 	for {
 		var line []byte
 		if line, rest, whole = bytes.Cut(rest, []byte("\r\n")); !whole {
@@ -186,9 +185,7 @@ func (q *quick) lookup(head []byte) *http.Request {
 		}
 		name, value, _ := bytes.Cut(line, []byte(": "))
 		switch string(name) {
-		case "Host":
-			hosts++
-		case "User-Agent", "Accept", "Accept-Encoding", "Accept-Language":
+		case "Host", "User-Agent", "Accept", "Accept-Encoding", "Accept-Language":
 		case "Connection":
 			if string(value) != "keep-alive" {
 				return nil
@@ -200,11 +197,11 @@ func (q *quick) lookup(head []byte) *http.Request {
 			return nil
 		}
 	}
-	if hosts != 1 || len(rest) > 0 {
+	if len(rest) > 0 {
 		return nil
 	}
 	r, err := http.ReadRequest(bufio.NewReader(bytes.NewReader(head)))
-	if err != nil || !plainHost(r.Host) {
+	if err != nil || !plainHost(r.Host) { // two hosts are an error
 		return nil
 	}
 	return r
