@@ -22,16 +22,21 @@ import (
 
 // agentCreds is TLS as package credentials does it, and some things besides:
 // handshakes are counted, a handler can reach the connection of its stream in
-// order to close it, and an idle connection holds little memory.
+// order to close it, and an idle connection holds little memory. For that, all of
+// them share their settings, which package credentials copies for each.
 type agentCreds struct {
-	credentials.TransportCredentials
-	identify func(tls.ConnectionState) (agentID string, fleetWide bool, err error)
-	gate     *gate
-	seconds  prometheus.Observer
-	failed   func(remote net.Addr, err error)
+	credentials.TransportCredentials // for what is not a handshake
+	tls                              *tls.Config
+	identify                         func(tls.ConnectionState) (agentID string, fleetWide bool, err error)
+	gate                             *gate
+	seconds                          prometheus.Observer
+	failed                           func(remote net.Addr, err error)
 }
 
-var errUnexpectedConn = errors.New("unexpected kind of connection")
+var (
+	errUnexpectedConn = errors.New("unexpected kind of connection")
+	errNoHTTP2        = errors.New("the client does not ask for HTTP/2")
+)
 
 // agentAuth is what a handshake leaves with the connection.
 type agentAuth struct {
@@ -46,7 +51,7 @@ type agentAuth struct {
 func (agentAuth) AuthType() string { return "tls" }
 
 func newAgentCreds(opts *Options, seconds prometheus.Observer, failed func(remote net.Addr, err error)) *agentCreds {
-	return &agentCreds{TransportCredentials: credentials.NewTLS(opts.TLS), identify: opts.Identify, gate: newGate(opts.Tuning.HandshakeTimeout), seconds: seconds, failed: failed}
+	return &agentCreds{TransportCredentials: credentials.NewTLS(opts.TLS), tls: opts.TLS, identify: opts.Identify, gate: newGate(opts.Tuning.HandshakeTimeout), seconds: seconds, failed: failed}
 }
 
 // ServerHandshake is called by gRPC with a deadline on the connection.
@@ -57,21 +62,22 @@ func (c *agentCreds) ServerHandshake(raw net.Conn) (net.Conn, credentials.AuthIn
 		return nil, nil, errUnexpectedConn
 	}
 	accepted.passage.begin(c.gate)
-	conn, info, err := c.TransportCredentials.ServerHandshake(raw)
+	conn := tls.Server(raw, c.tls)
+	err := conn.Handshake()
 	accepted.passage.end()
+	state := conn.ConnectionState()
+	if err == nil && state.NegotiatedProtocol != "h2" {
+		err = errNoHTTP2
+	}
 	if err != nil {
+		_ = conn.Close()
 		c.failed(raw.RemoteAddr(), err)
 		return nil, nil, err
 	}
 	c.seconds.Observe(time.Since(began).Seconds())
-	tlsInfo, isTLS := info.(credentials.TLSInfo)
-	if !isTLS { // never: it comes from package credentials
-		_ = conn.Close()
-		return nil, nil, errUnexpectedConn
-	}
-	auth := agentAuth{CommonAuthInfo: tlsInfo.CommonAuthInfo, conn: accepted}
-	auth.agentID, auth.fleetWide, auth.refused = c.identify(tlsInfo.State)
-	forgetCertificates(tlsInfo.State)
+	auth := agentAuth{CommonAuthInfo: credentials.CommonAuthInfo{SecurityLevel: credentials.PrivacyAndIntegrity}, conn: accepted}
+	auth.agentID, auth.fleetWide, auth.refused = c.identify(state)
+	forgetCertificates(state)
 	return &leanConn{Conn: conn, raw: accepted}, auth, nil
 }
 
@@ -87,7 +93,7 @@ func forgetCertificates(state tls.ConnectionState) {
 
 // Clone keeps what the embedded type would lose.
 func (c *agentCreds) Clone() credentials.TransportCredentials {
-	return &agentCreds{TransportCredentials: c.TransportCredentials.Clone(), identify: c.identify, gate: c.gate, seconds: c.seconds, failed: c.failed}
+	return &agentCreds{TransportCredentials: c.TransportCredentials.Clone(), tls: c.tls, identify: c.identify, gate: c.gate, seconds: c.seconds, failed: c.failed}
 }
 
 // identify tells who is at the other end of a stream; the error is a status.

@@ -65,8 +65,8 @@ type Options struct {
 	Node string
 	// Listeners are bound already; Run closes them.
 	Listeners []net.Listener
-	// TLS asks agents for a certificate and verifies it, and allows TLS 1.2 or
-	// later. It may change per handshake through its GetConfigForClient.
+	// TLS asks agents for a certificate and verifies it, allows TLS 1.2 or later
+	// with the ciphers that HTTP/2 allows, and offers "h2". It may change per handshake through its GetConfigForClient.
 	TLS *tls.Config
 	// Identify tells which agent a verified certificate belongs to; fleetWide is
 	// true for a certificate that is good for any agent.

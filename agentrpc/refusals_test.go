@@ -224,7 +224,7 @@ func TestHandshakesThatFail(t *testing.T) {
 		c.MinVersion, c.MaxVersion = tls.VersionTLS11, tls.VersionTLS11 //nolint:gosec // that is the point
 		return c
 	}
-	for name, config := range map[string]func(w *world) *tls.Config{"another CA": foreign, "no certificate": none, "TLS 1.1": old} {
+	for name, config := range map[string]func(w *world) *tls.Config{"another CA": foreign, "no certificate": none, "TLS 1.1": old, "no HTTP/2": (*world).clientTLS} {
 		t.Run(name, func(t *testing.T) {
 			inBubble(t, func(t *testing.T, w *world) {
 				conn, err := w.net.Host(agentIP).DialContext(t.Context(), "tcp", serverIP+":"+agentPort)
@@ -232,7 +232,9 @@ func TestHandshakesThatFail(t *testing.T) {
 					t.Fatal(err)
 				}
 				c := config(w)
-				c.NextProtos = []string{"h2"}
+				if name != "no HTTP/2" {
+					c.NextProtos = []string{"h2"}
+				}
 				client := tls.Client(conn, c)
 				if err := client.Handshake(); err == nil {
 					// In TLS 1.3 the client hears of it with the first read.

@@ -37,6 +37,7 @@ func (h *Holder) Get() (*tls.Certificate, error) {
 // the authorities comes as another pool. Who the client is, PeerIdentity tells.
 func ServerTLS(certificate func() (*tls.Certificate, error), clientCAs func() (*x509.CertPool, error)) *tls.Config {
 	config := baseTLS(certificate, "h2")
+	config.CipherSuites = http2Ciphers()
 	config.ClientAuth = tls.RequireAnyClientCert // VerifyConnection verifies it
 	config.VerifyConnection = func(tls.ConnectionState) error { return errors.New("no client authorities yet") }
 	// Without resumption each connection proves itself against the authorities
@@ -102,6 +103,16 @@ func baseTLS(certificate func() (*tls.Certificate, error), protocols ...string) 
 		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 			return certificate()
 		},
+	}
+}
+
+// http2Ciphers are those of TLS 1.2 that RFC 9113, appendix A, does not forbid and
+// package tls calls secure.
+func http2Ciphers() []uint16 {
+	return []uint16{
+		tls.TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256, tls.TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256,
+		tls.TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384, tls.TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384,
+		tls.TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256, tls.TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256,
 	}
 }
 
