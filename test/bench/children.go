@@ -10,6 +10,7 @@ import (
 	"net"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"muster/internal/pki"
@@ -188,10 +189,14 @@ func (c *floorCmd) Run(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("listen: %w", err)
 	}
+	var spoken atomic.Int64
 	return serve(ctx, address{l.Addr().String()}, func(command, _ string) (any, error) {
-		return nil, fmt.Errorf("unknown command %q", command)
+		if command != "stats" {
+			return nil, fmt.Errorf("unknown command %q", command)
+		}
+		return floor.Stats{Spoken: spoken.Load()}, nil
 	}, func(ctx context.Context) error {
-		return floor.Run(ctx, floor.Options{Listener: l, TLS: config, Broker: c.Broker})
+		return floor.Run(ctx, floor.Options{Listener: l, TLS: config, Broker: c.Broker, Spoken: &spoken})
 	})
 }
 

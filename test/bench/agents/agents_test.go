@@ -9,6 +9,7 @@ import (
 	"errors"
 	"net"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -62,7 +63,7 @@ func newWorld(t *testing.T) *world {
 	}
 	server := &tls.Config{Certificates: []tls.Certificate{pair(pki.AgentServerRequest("floor"))}, ClientCAs: pool, ClientAuth: tls.RequireAndVerifyClientCert, MinVersion: tls.VersionTLS12}
 	running.Go(func() {
-		if err := floor.Run(ctx, floor.Options{Listener: l, TLS: server, Broker: b.Addr()}); err != nil && !errors.Is(err, context.Canceled) {
+		if err := floor.Run(ctx, floor.Options{Listener: l, TLS: server, Broker: b.Addr(), Spoken: new(atomic.Int64)}); err != nil && !errors.Is(err, context.Canceled) {
 			t.Error(err)
 		}
 	})

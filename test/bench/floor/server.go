@@ -11,6 +11,7 @@ import (
 	"io"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/klauspost/compress/s2"
@@ -25,6 +26,13 @@ type Options struct {
 	Listener net.Listener
 	TLS      *tls.Config
 	Broker   string
+	// Spoken counts the streams whose first message has come.
+	Spoken *atomic.Int64
+}
+
+// Stats are what a running floor tells.
+type Stats struct {
+	Spoken int64 // streams whose first message has come
 }
 
 // Run serves until ctx ends or a batch is not taken.
@@ -44,7 +52,7 @@ func Run(ctx context.Context, opts Options) error {
 		ServiceName: "grpc.Transfer",
 		Streams: []grpc.StreamDesc{{
 			StreamName: "Transfer", ServerStreams: true, ClientStreams: true,
-			Handler: func(_ any, stream grpc.ServerStream) error { return sink.receive(stream) },
+			Handler: func(_ any, stream grpc.ServerStream) error { return sink.receive(stream, opts.Spoken) },
 		}},
 	}, nil)
 	var serving sync.WaitGroup
@@ -59,10 +67,10 @@ func Run(ctx context.Context, opts Options) error {
 }
 
 // receive is the handler of a stream.
-func (s *sink) receive(stream grpc.ServerStream) error {
+func (s *sink) receive(stream grpc.ServerStream, spoken *atomic.Int64) error {
 	var f frame
 	var m message
-	for {
+	for first := true; ; first = false {
 		if err := stream.RecvMsg(&f); err != nil {
 			if errors.Is(err, io.EOF) {
 				return nil
@@ -75,6 +83,9 @@ func (s *sink) receive(stream grpc.ServerStream) error {
 		}
 		s.parts[partitionOf(m.agent, partitions)].put(now.UnixMilli(), &m)
 		f.buf.Free()
+		if first {
+			spoken.Add(1)
+		}
 	}
 }
 

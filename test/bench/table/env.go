@@ -95,7 +95,8 @@ type server struct {
 	addr   string // for agents
 	bundle []string
 	pprof  string
-	node   *node // nil: the floor
+	node   *node          // nil: the floor
+	child  *control.Child // of the floor
 }
 
 // floor starts the floor.
@@ -132,7 +133,7 @@ func (e *Env) floor(b *brokerChild) (*server, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &server{Process: c.Process, addr: ready.Addr, bundle: theirs, pprof: pprof}, nil
+	return &server{Process: c.Process, addr: ready.Addr, bundle: theirs, pprof: pprof, child: c}, nil
 }
 
 // writeBundle writes PEM files and returns the arguments that name them.

@@ -7,23 +7,19 @@ import (
 	"context"
 	"fmt"
 	"time"
-
-	"muster/test/bench/agents"
 )
 
 const (
-	idleAgents  = 10_000
-	idleRamp    = 20 * time.Second
-	idleSettle  = 30 * time.Second
-	idleLonger  = 150 * time.Second // until the runtime has given back what connecting took
-	beatAgents  = 5000
-	beatEvery   = 10 * time.Second
-	beatWindow  = 20 * time.Second
-	stormAgents = 5000
-	stormWithin = 120 * time.Second
-	pushAgents  = 15_000
-	pushRamp    = 30 * time.Second
-	pushWithin  = 60 * time.Second
+	idleAgents = 10_000
+	idleRamp   = 20 * time.Second
+	idleSettle = 30 * time.Second
+	idleLonger = 150 * time.Second // until the runtime has given back what connecting took
+	beatAgents = 5000
+	beatEvery  = 10 * time.Second
+	beatWindow = 20 * time.Second
+	pushAgents = 15_000
+	pushRamp   = 30 * time.Second
+	pushWithin = 60 * time.Second
 	// readings are averaged, as garbage comes and goes.
 	readings     = 10
 	readingsOver = 10 * time.Second
@@ -171,68 +167,4 @@ func (e *Env) beats(ctx context.Context, name string, start func(context.Context
 	}
 	_, err = l.stillConnected()
 	return each, quiet.cpu / quiet.seconds, err
-}
-
-// stormRow lets all agents connect at once.
-func stormRow(ctx context.Context, e *Env) ([]Figure, error) {
-	each := Figure{Name: "storm: 5,000 agents connect at once", Unit: "ms CPU each", Reach: 0.8, Note: "ECDSA keys of the cluster; until each has its config"}
-	share := Figure{Name: "storm: agents that got a config", Unit: "%", Reach: 100, AtLeast: true}
-	p50 := Figure{Name: "storm: first heartbeat to config, p50", Unit: "s", Info: true}
-	p99 := Figure{Name: "storm: first heartbeat to config, p99", Unit: "s", Info: true}
-	most := Figure{Name: "storm: first heartbeat to config, longest", Unit: "s", Reach: 2}
-	for round := range e.opts.Rounds {
-		got, cpu, err := e.storm(ctx, fmt.Sprintf("storm-%d", round+1))
-		if err != nil {
-			return nil, err
-		}
-		e.end()
-		each.Muster = append(each.Muster, cpu/stormAgents*1e3)
-		share.Muster = append(share.Muster, float64(got.Configured)/stormAgents*100)
-		p50.Muster = append(p50.Muster, got.ConfigP50)
-		p99.Muster = append(p99.Muster, got.ConfigP99)
-		most.Muster = append(most.Muster, got.ConfigMax)
-	}
-	return []Figure{each, share, p50, p99, most}, nil
-}
-
-// storm returns what the agents saw and the CPU that the node took.
-func (e *Env) storm(ctx context.Context, name string) (got agents.Stats, cpu float64, err error) {
-	b, err := e.broker()
-	if err != nil {
-		return got, 0, err
-	}
-	s, err := e.muster(ctx, b)
-	if err != nil {
-		return got, 0, err
-	}
-	before, err := s.CPU()
-	if err != nil {
-		return got, 0, err
-	}
-	l, err := e.load(s, loadOptions{agents: stormAgents})
-	if err != nil {
-		return got, 0, err
-	}
-	profiled := e.profileOf(ctx, name, s, 10*time.Second)
-	defer profiled()
-	began := time.Now()
-	waiting := await(ctx, stormWithin, func() error {
-		if got, err = l.stats(); err != nil {
-			return err
-		}
-		if got.Configured < stormAgents {
-			return notYet("%d of %d agents have a config; %d failures to connect, the last one: %s", got.Configured, stormAgents, got.Failures, got.Failure)
-		}
-		return nil
-	})
-	if waiting != nil { // a figure too: the share tells
-		e.log.Warn("storm is not over", "error", waiting)
-	}
-	if ctx.Err() != nil {
-		return got, 0, ctx.Err()
-	}
-	after, err := s.CPU()
-	e.log.Info("measured", "what", name, "configured", got.Configured, "after_s", number(time.Since(began).Seconds()),
-		"connect_failures", got.Failures, "last_failure", got.Failure, "streams_ended", got.Ended, "longest_s", number(got.ConfigMax))
-	return got, after - before, err
 }
