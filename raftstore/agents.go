@@ -132,9 +132,41 @@ func (s *Store) ReportAgents(ctx context.Context, reports []fleet.AgentReport) e
 			return err
 		}
 	}
-	return inParts(reports, jsonSize[fleet.AgentReport], func(part []fleet.AgentReport) error {
+	return inParts(reports, reportSize, func(part []fleet.AgentReport) error {
 		return s.propose(ctx, &reportAgents{Agents: part}, nil)
 	})
+}
+
+// reportSize is at least the length of a report's JSON.
+func reportSize(r fleet.AgentReport) int {
+	const names = 256 // the fields' own, and numbers
+	size := names + textSize(r.AgentID) + textSize(r.Hostname) + textSize(r.Version) + textSize(r.Product) + textSize(r.Node)
+	for _, list := range [][]string{r.IntranetIPv4, r.ExtranetIPv4, r.IntranetIPv6, r.ExtranetIPv6} {
+		for _, s := range list {
+			size += textSize(s)
+		}
+	}
+	for _, m := range []map[string]string{r.Facts, r.Plugins} {
+		for k, v := range m {
+			size += textSize(k) + textSize(v)
+		}
+	}
+	return size
+}
+
+// textSize is at least the length of a text in JSON, with what parts it from the
+// next one.
+func textSize(s string) int {
+	size := len(s) + len(`"",`)
+	for i := range len(s) {
+		switch c := s[i]; {
+		case c < ' ' || c > '~':
+			size += len(`\u0000`) - 1
+		case c == '"' || c == '\\':
+			size++
+		}
+	}
+	return size
 }
 
 // Agent returns fleet.ErrNotFound for an agent that never reported.

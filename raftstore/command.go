@@ -4,6 +4,7 @@
 package raftstore
 
 import (
+	"bytes"
 	"encoding/binary"
 	"encoding/json"
 	"fmt"
@@ -106,13 +107,29 @@ func newCommand(kind string) command {
 	return nil
 }
 
-// encodeEnvelope makes the bytes of a log entry; they may be too long.
+// envelopeHead is an envelope without its body, which follows bodyKey. Bodies are
+// most of an entry, and JSON already: they are neither read nor copied for its sake.
+type envelopeHead struct {
+	Kind    string `json:"kind"`
+	At      int64  `json:"at"`
+	Request string `json:"request,omitempty"`
+}
+
+const bodyKey = `,"body":`
+
+// encodeEnvelope makes the bytes of a log entry; they may be too long. The body
+// is ours, or was decoded before.
 func encodeEnvelope(e envelope) ([]byte, error) {
-	body, err := encodeJSON(e)
+	head, err := encodeJSON(envelopeHead{e.Kind, e.At, e.Request})
 	if err != nil {
 		return nil, fmt.Errorf("encoding command %s: %w", e.Kind, err)
 	}
-	out := append([]byte{envelopeVersion}, body...)
+	out := make([]byte, 0, 1+len(head)+len(bodyKey)+len(e.Body)+1+crcBytes)
+	out = append(out, envelopeVersion)
+	out = append(out, head[:len(head)-1]...)
+	out = append(out, bodyKey...)
+	out = append(out, e.Body...)
+	out = append(out, '}')
 	return binary.LittleEndian.AppendUint32(out, castagnoli(out)), nil
 }
 
@@ -137,16 +154,42 @@ func decodeCommand(data []byte) (envelope, command, error) {
 	if err != nil {
 		return envelope{}, nil, err
 	}
+	if e, ok := splitEnvelope(content); ok {
+		if cmd, err := e.command(decodeExactly); err == nil {
+			return e, cmd, nil
+		}
+	}
 	var e envelope
 	if err := decodeJSON(content, &e); err != nil {
 		return envelope{}, nil, fmt.Errorf("reading a command: %w", err)
 	}
-	cmd := newCommand(e.Kind)
-	if cmd == nil {
-		return envelope{}, nil, fmt.Errorf("unknown command %q: was it written by a newer version?", e.Kind)
-	}
-	if err := decodeJSON(e.Body, cmd); err != nil {
-		return envelope{}, nil, fmt.Errorf("reading command %s: %w", e.Kind, err)
+	cmd, err := e.command(decodeJSON)
+	if err != nil {
+		return envelope{}, nil, err
 	}
 	return e, cmd, nil
+}
+
+// splitEnvelope takes an envelope apart where encodeEnvelope has put it together.
+// The body is not looked at: the envelope is one if that is one JSON value.
+func splitEnvelope(content []byte) (envelope, bool) {
+	head, body, found := bytes.Cut(content, []byte(bodyKey))
+	body, closed := bytes.CutSuffix(body, []byte{'}'})
+	var h envelopeHead
+	if !found || !closed || decodeExactly(append(bytes.Clone(head), '}'), &h) != nil {
+		return envelope{}, false
+	}
+	return envelope{h.Kind, h.At, h.Request, body}, true
+}
+
+// command decodes the body.
+func (e *envelope) command(decode func(data []byte, into any) error) (command, error) {
+	cmd := newCommand(e.Kind)
+	if cmd == nil {
+		return nil, fmt.Errorf("unknown command %q: was it written by a newer version?", e.Kind)
+	}
+	if err := decode(e.Body, cmd); err != nil {
+		return nil, fmt.Errorf("reading command %s: %w", e.Kind, err)
+	}
+	return cmd, nil
 }

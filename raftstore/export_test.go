@@ -4,12 +4,16 @@
 package raftstore
 
 import (
+	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 
 	"github.com/hashicorp/raft"
 	"go.etcd.io/bbolt"
+
+	"muster/fleet"
 )
 
 // Raft gives tests the raft underneath.
@@ -129,6 +133,29 @@ func DecodeEntry(data []byte) (again []byte, err error) {
 	}
 	return encodeEnvelope(envelope{Kind: cmd.kind(), At: e.At, Request: e.Request, Body: mustEncode(cmd)})
 }
+
+// DecodeBothWays decodes the content of an entry as the log does and, the oracle,
+// as one piece of JSON; what differs is returned.
+func DecodeBothWays(content []byte) (differs string) {
+	data := append([]byte{envelopeVersion}, content...)
+	e, cmd, err := decodeCommand(binary.LittleEndian.AppendUint32(data, castagnoli(data)))
+	var want envelope
+	var wantCmd command
+	wantErr := decodeJSON(content, &want)
+	if wantErr == nil {
+		wantCmd, wantErr = want.command(decodeJSON)
+	}
+	switch {
+	case (err == nil) != (wantErr == nil):
+		return fmt.Sprintf("%v, want %v", err, wantErr)
+	case err == nil && (e.Kind != want.Kind || e.At != want.At || e.Request != want.Request || !bytes.Equal(mustEncode(cmd), mustEncode(wantCmd))):
+		return fmt.Sprintf("%+v, want %+v", e, want)
+	}
+	return ""
+}
+
+// ReportSizes returns the length of a report's JSON and what is taken for it.
+func ReportSizes(r fleet.AgentReport) (exact, taken int) { return jsonSize(r), reportSize(r) }
 
 // ApplyBatch applies entries in one transaction, without raft.
 func (s *Store) ApplyBatch(logs ...*raft.Log) (answers []Answer, err error) {

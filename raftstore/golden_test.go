@@ -18,6 +18,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/hashicorp/raft"
 
+	"pgregory.net/rapid"
+
 	"muster/fleet"
 	"muster/raftstore"
 )
@@ -179,6 +181,45 @@ func FuzzDecodeCommand(f *testing.F) {
 		twice, err := raftstore.DecodeEntry(again)
 		if err != nil || !bytes.Equal(again, twice) {
 			t.Fatalf("%q is decoded, encoded to %q and then %q, %v", data, again, twice, err)
+		}
+	})
+}
+
+// Entries are taken apart where they were put together; whatever they look like,
+// that must come to the same as reading them as a whole.
+func FuzzDecodeEnvelope(f *testing.F) {
+	for _, l := range append(goldenLog(), goldenMembers()...) {
+		f.Add(l.Data[1 : len(l.Data)-4])
+	}
+	for _, s := range []string{
+		`{"kind":"tick","at":1,"body":{}}`, `{"body":{},"kind":"tick","at":1}`, `{"kind":"tick","body":{},"at":1}`,
+		`{"kind":"tick","at":1,"body":{}} `, `{"kind":"tick","at":1,"body":{}}}`, `{"kind":"tick","at":1,"body":{},"body":{}}`,
+		`{"kind":"tick","Body":1,"body":{}}`, `{,"body":{}}`, `{"kind":"tick",,"body":{}}`, `{"kind":"tick"},"body":{}}`,
+		`{"kind":"tick","at":1,"request":",\"body\":","body":{}}`, `{"kind":"tick","at":1,"body":}`, `{"kind":"tick","at":1}`,
+		`{"kind":"tick","at":1,"body":null}`, `{"kind":"tick","at":1,"body":{}]}`, `{"kind":"tick","at":1,"body":{},"at":2}`, `{"kind":"tick","at":1,"body":{"a":1}}`, `null`, ``,
+	} {
+		f.Add([]byte(s))
+	}
+	f.Fuzz(func(t *testing.T, content []byte) {
+		if differs := raftstore.DecodeBothWays(content); differs != "" {
+			t.Fatalf("%q: %s", content, differs)
+		}
+	})
+}
+
+func TestReportsAreNotLongerThanTaken(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		text := rapid.OneOf(rapid.String(), rapid.Map(rapid.SliceOf(rapid.Byte()), func(b []byte) string { return string(b) }))
+		list, texts := rapid.SliceOf(text), rapid.MapOf(text, text)
+		r := fleet.AgentReport{
+			Identity: fleet.Identity{
+				AgentID: text.Draw(t, "id"), Hostname: text.Draw(t, "host"), Version: text.Draw(t, "version"), Product: text.Draw(t, "product"),
+				IntranetIPv4: list.Draw(t, "v4"), ExtranetIPv4: list.Draw(t, "v4"), IntranetIPv6: list.Draw(t, "v6"), ExtranetIPv6: list.Draw(t, "v6"),
+			},
+			Facts: texts.Draw(t, "facts"), Plugins: texts.Draw(t, "plugins"), Node: text.Draw(t, "node"), SeenAt: rapid.Int64().Draw(t, "seen"),
+		}
+		if exact, taken := raftstore.ReportSizes(r); exact > taken {
+			t.Fatalf("%d bytes, taken for %d: %+v", exact, taken, r)
 		}
 	})
 }

@@ -193,6 +193,20 @@ func decodeJSON(data []byte, into any) error {
 	return nil
 }
 
+// decodeExactly is decodeJSON for data with nothing before or behind the value;
+// decodeJSON passes over a closing bracket too many.
+func decodeExactly(data []byte, into any) error {
+	d := json.NewDecoder(bytes.NewReader(data))
+	d.DisallowUnknownFields()
+	if err := d.Decode(into); err != nil {
+		return err
+	}
+	if d.InputOffset() != int64(len(data)) {
+		return fmt.Errorf("more than one JSON value")
+	}
+	return nil
+}
+
 // encodeJSON leaves <, > and & as they are: commands hold scripts.
 func encodeJSON(v any) ([]byte, error) {
 	var buf bytes.Buffer
