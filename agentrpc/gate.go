@@ -79,6 +79,7 @@ func (p *passage) hasRead() (entered bool, err error) {
 		return false, err
 	}
 	p.step = passageInside
+	runtime.Gosched() // behind the second halves and the streams that can go on: else these wait until all have entered
 	return true, nil
 }
 

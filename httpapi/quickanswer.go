@@ -19,6 +19,9 @@ type quickAnswer struct {
 	status int // 0 until something is written
 	body   []byte
 	out    bytes.Buffer
+
+	date   []byte // the second, as HTTP writes it
+	second int64
 }
 
 // Header is what the handler sets.
@@ -42,15 +45,18 @@ func (w *quickAnswer) Write(b []byte) (int, error) {
 // on one that does not. They are valid until reset.
 func (w *quickAnswer) bytes(now time.Time, last bool) []byte {
 	w.WriteHeader(http.StatusOK)
-	out, scratch := &w.out, make([]byte, 0, len(http.TimeFormat))
+	out, scratch := &w.out, make([]byte, 0, 20)
 	out.WriteString("HTTP/1.1 ")
 	out.Write(strconv.AppendInt(scratch, int64(w.status), 10))
 	out.WriteByte(' ')
 	out.WriteString(http.StatusText(w.status))
 	out.WriteString("\r\n")
 	_ = w.header.Write(out) // to memory
+	if second := now.Unix(); second != w.second {
+		w.second, w.date = second, now.UTC().AppendFormat(w.date[:0], http.TimeFormat)
+	}
 	out.WriteString("Date: ")
-	out.Write(now.UTC().AppendFormat(scratch, http.TimeFormat))
+	out.Write(w.date)
 	if w.header["Content-Length"] == nil {
 		out.WriteString("\r\nContent-Length: ")
 		out.Write(strconv.AppendInt(scratch, int64(len(w.body)), 10))

@@ -24,7 +24,7 @@ const (
 	quietHeap = 96 << 20
 	busyHeap  = 192 << 20
 	// minUnused bytes that are held and not used are not given back.
-	minUnused = 64 << 20
+	minUnused = 32 << 20
 	// leastPercent of live memory and stacks is left for garbage, however little
 	// is made: what collecting costs grows with them.
 	leastPercent = 10
@@ -109,12 +109,13 @@ func (p *pacer) step(u usage, passed time.Duration) (percent int, release bool) 
 	wanted := p.rate * collectEvery.Seconds()
 	least := max(base*leastPercent/100, quietHeap-base)
 	most := max(base/2, busyHeap-base)
-	percent = int(100 * min(max(wanted, least), most) / base)
-	percent = min(percent, mostPercent)
+	garbage := min(max(wanted, least), most)
+	percent = min(int(100*garbage/base), mostPercent)
 	if 4*percent > 3*p.percent && 3*percent < 4*p.percent {
 		percent = p.percent
 	}
-	// After a storm the heap is far larger than what is needed.
+	// After a storm the heap is larger than what is needed: what is unused after a
+	// collection is as much as the garbage was, which is used again.
 	unused := float64(u.unused)
-	return percent, unused > minUnused && unused > base/4 && wanted < unused/2
+	return percent, unused > minUnused && unused > 1.25*garbage && wanted < unused/2
 }
