@@ -254,3 +254,44 @@ func TestWrongStateStays(t *testing.T) {
 		w.settled(3)
 	})
 }
+
+// What a node knew by its wrong state of an agent's number is forgotten with that
+// state, or the agent would not get its tasks from this node until it restarts.
+func TestInstalledStateBringsItsNumbers(t *testing.T) {
+	bubble(t, func(w *world) {
+		w.tune = func(o *raftstore.Options) {
+			o.Tuning.SegmentBytes, o.Tuning.TrailingLogs, o.Tuning.SnapshotEntries, o.Tuning.SnapshotInterval = 8192, 8, 16, time.Second
+		}
+		w.form(3)
+		bad := w.others(w.leader())[0]
+		must(w.t, bad.SetLastNumber(7))
+		fill(w, "a", 2)
+		_, err := w.leader().CreateTask(w.t.Context(), newTask("k1"), []string{"a000001"})
+		must(w.t, err)
+		numbers := func(m *member) (got []uint32) {
+			for _, d := range m.PendingDispatch("a000001") {
+				got = append(got, d.Number)
+			}
+			return got
+		}
+		want := numbers(w.leader())
+		eventually(w.t, "the wrong one has a number of its own", func() bool { return len(numbers(bad)) == 1 })
+		if cmp.Equal(want, numbers(bad)) || len(want) != 1 {
+			w.t.Fatalf("it has the number %v, and the leader %v", numbers(bad), want)
+		}
+
+		bad.isolate()
+		for i := range 100 {
+			reportOne(w.t, w.leader().Store, fmt.Sprint("b", i))
+		}
+		pass(5 * time.Second) // the log is cut
+		bad.rejoin()
+		w.settled(3)
+		if d := cmp.Diff(want, numbers(bad)); d != "" {
+			w.t.Error("by the installed state the agent's number is (-want +got):", d)
+		}
+		if due := bad.Due([]string{"a000001"}); len(due) != 1 {
+			w.t.Error("nothing is due for the agent by the installed state")
+		}
+	})
+}

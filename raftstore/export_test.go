@@ -184,6 +184,7 @@ func (s *Store) Reset() error {
 	}); err != nil {
 		return err
 	}
+	s.fsm.numbers.Store(new(agentNumbers)) // as when another state is installed
 	return s.fsm.reload(file)
 }
 

@@ -244,6 +244,26 @@ func TestAgainstModel(t *testing.T) {
 	})
 }
 
+// A state that begins anew gives the agents other numbers, and nothing is known of
+// those that they had: one history of a test must not depend on the one before.
+func TestResetForgetsNumbers(t *testing.T) {
+	s := machine(t)
+	for i, ids := range [][]string{{"a1", "a2"}, {"a2", "a1"}, {"a1", "a2"}} {
+		must(t, s.Reset())
+		_, err := s.ApplyBatch(
+			raftstore.Entry(1, 1, "", &raftstore.ReportAgentsCmd{Agents: reports(ids...)}),
+			raftstore.Entry(2, 1, "", &raftstore.CreateTaskCmd{Targets: []string{"a2"}, Task: newTask("k1")}))
+		must(t, err)
+		if d := cmp.Diff([]string{"a2"}, s.Due([]string{"a1", "a2"})); d != "" {
+			t.Errorf("history %d: due (-want +got): %s", i, d)
+		}
+		want := uint32(slices.Index(ids, "a2") + 1)
+		if todo := s.PendingDispatch("a2"); len(todo) != 1 || todo[0].Number != want {
+			t.Errorf("history %d: PendingDispatch = %+v, want number %d", i, todo, want)
+		}
+	}
+}
+
 func (m *model) compare(rt *rapid.T, s *raftstore.Store) {
 	users, _ := s.Users()
 	same(rt, "users", users, sortedValues(m.users))
