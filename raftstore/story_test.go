@@ -78,7 +78,8 @@ func (j *journal) since(w *world, parts map[*member]string) string {
 	j.lines = nil
 	j.mu.Unlock()
 	lines := slices.DeleteFunc(strings.Split(text, "\n"), func(line string) bool {
-		return strings.HasPrefix(line, "other") && strings.Contains(line, " wants to become leader ") // it may, or be late
+		return strings.HasPrefix(line, "other") && strings.Contains(line, " wants to become leader ") || // it may, or be late
+			strings.HasPrefix(line, "dead ") // nobody hears what it still says
 	})
 	slices.SortStableFunc(lines, func(a, b string) int { return strings.Compare(strings.Fields(a)[0], strings.Fields(b)[0]) })
 	return strings.Join(lines, "\n") + "\n"
@@ -101,8 +102,9 @@ func TestStory(t *testing.T) {
 		tell("Forming", map[*member]string{all[0]: "founder", all[1]: "second", all[2]: "third"})
 
 		dead := w.leader()
-		dead.kill()
+		dead.die()
 		j.since(w, nil)
+		dead.bury() // that takes time, in which the others may notice
 		eventually(w.t, "another leads", func() bool { return w.leader() != nil })
 		pass(10 * time.Second)
 		next := w.leader()

@@ -48,27 +48,32 @@ type child struct {
 	logged int           // bytes in the log before it
 }
 
-// FreeAddr returns a loopback address whose port was free a moment ago. It is
-// below those that the system gives to clients, so that no connection takes it.
-func FreeAddr(t testing.TB) string {
+// freeAddrs returns so many loopback addresses, no two of them the same, whose
+// ports were free a moment ago. They are below those that the system gives to
+// clients, so that no connection takes them.
+func freeAddrs(t testing.TB, count int) (addrs []string) {
 	t.Helper()
 	var err error
-	for range 100 {
+	for range 100 + count {
 		var l net.Listener
-		if l, err = net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", 12000+rand.N(18000))); err == nil {
-			defer l.Close()
-			return l.Addr().String()
+		if l, err = net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", 12000+rand.N(18000))); err != nil {
+			continue
+		}
+		defer l.Close()
+		if addrs = append(addrs, l.Addr().String()); len(addrs) == count {
+			return addrs
 		}
 	}
 	t.Fatal(err)
-	return ""
+	return nil
 }
 
 // New describes a lone node on free ports with a data directory of its own;
 // extra arguments go to `muster server`. Start starts it.
 func New(t testing.TB, extra ...string) *Node {
 	t.Helper()
-	sd, plain, https, agent, gossip := FreeAddr(t), FreeAddr(t), FreeAddr(t), FreeAddr(t), FreeAddr(t)
+	free := freeAddrs(t, 6)
+	sd, plain, https, agent, gossip, peers := free[0], free[1], free[2], free[3], free[4], free[5]
 	n := &Node{
 		t: t, Name: "node-a", Dir: filepath.Join(t.TempDir(), "data"), Log: &Output{},
 		SD: "http://" + sd, HTTP: "http://" + plain, HTTPS: "https://" + https, Agent: agent, Gossip: gossip,
@@ -76,7 +81,7 @@ func New(t testing.TB, extra ...string) *Node {
 	n.args = append([]string{
 		"server", "--data-dir", n.Dir, "--node-id", n.Name, "--bind", "127.0.0.1",
 		"--sd-addr", sd, "--http-addr", plain, "--https-addr", https, "--agent-addr", agent,
-		"--node-addr", FreeAddr(t), "--gossip-addr", gossip,
+		"--node-addr", peers, "--gossip-addr", gossip,
 	}, extra...)
 	n.endWithTest()
 	return n
