@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"runtime"
 	"runtime/debug"
 	"sync"
 	"time"
@@ -162,6 +163,7 @@ func (q *quick) serve(ctx context.Context, conn net.Conn) (rest []byte) {
 		if now, ok = q.answer(ctx, conn, r); !ok {
 			return nil
 		}
+		runtime.Gosched() // others first: the next request may be there by then, and need not be waited for
 	}
 }
 

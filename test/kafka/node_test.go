@@ -61,9 +61,14 @@ func testNode(t *testing.T, c *kafka.Cluster) {
 		t.Fatal(err)
 	}
 	process.Eventually(t, settleWithin, "/readyz says that Kafka is away", func() error { return ready(n, "kafka away") })
-	if !strings.Contains(n.Log.String(), "check Kafka's user and password") {
-		t.Error("the node's log does not say what to do about the password")
-	}
+	process.Eventually(t, 10*time.Second, "the node's log says what to do about the password", func() error {
+		for line := range strings.Lines(n.Log.String()) {
+			if strings.Contains(line, "level=WARN") && strings.Contains(line, "check Kafka's user and password") {
+				return nil
+			}
+		}
+		return errors.New("it does not")
+	})
 	put(t, password, "another-password\n")
 	process.Eventually(t, settleWithin, "the new password is good", func() error { return ready(n, "") })
 
