@@ -113,15 +113,22 @@ func TestDiskHangsWhileKafkaComesBack(t *testing.T) {
 				}
 				b.comeBack()
 				time.Sleep(5 * time.Second)
-				a.end()
-				if s := l.delivered(t); s.Delivered != a.count() || s.PossibleDuplicates != 0 {
-					t.Errorf("ledger = %+v, want %d delivered", s, a.count())
-				}
-				a.check(t, b.read(t), 8)
-				spoolIsEmpty(t, l.dir)
+				allArrive(t, b, l, a)
 			})
 		})
 	}
+}
+
+// allArrive ends the agents: all that they sent is in Kafka, once and in order, and
+// nothing on disk.
+func allArrive(t *testing.T, b *broker, l *running, a *agents) {
+	t.Helper()
+	a.end()
+	if s := l.delivered(t); s.Delivered != a.count() || s.PossibleDuplicates != 0 {
+		t.Errorf("ledger = %+v, want %d delivered", s, a.count())
+	}
+	a.check(t, b.read(t), 8)
+	spoolIsEmpty(t, l.dir)
 }
 
 // TestDiskHangsInTheMiddle: records of every partition are on a disk that hangs. They wait,
@@ -142,12 +149,7 @@ func TestDiskHangsInTheMiddle(t *testing.T) {
 		}
 		disk.mend()
 		time.Sleep(5 * time.Second)
-		a.end()
-		if s := l.delivered(t); s.Delivered != a.count() || s.PossibleDuplicates != 0 {
-			t.Errorf("ledger = %+v, want %d delivered", s, a.count())
-		}
-		a.check(t, b.read(t), 8)
-		spoolIsEmpty(t, l.dir)
+		allArrive(t, b, l, a)
 	})
 }
 
