@@ -168,6 +168,7 @@ func FuzzMessages(f *testing.F) {
 	f.Add(registered)
 	f.Add(append([]byte{kindLeaving}, "n1"...))
 	f.Add([]byte{})
+	f.Add(append([]byte{kindLoad, 255}, make([]byte, 255+fleet.LoadBytes)...)) // a name of 255 bytes
 	f.Fuzz(func(t *testing.T, b []byte) {
 		g := &Mesh{
 			metrics:  newMetrics(nil),

@@ -45,9 +45,9 @@ func decodeLoad(b []byte) (node string, load fleet.Load, err error) {
 	if len(b) == 0 || len(b) < 1+int(b[0]) {
 		return "", fleet.Load{}, fmt.Errorf("load message is cut off: %w", fleet.ErrInvalid)
 	}
-	node = string(b[1 : 1+b[0]])
-	load, err = fleet.DecodeLoad(b[1+int(b[0]):])
-	return node, load, err
+	end := 1 + int(b[0]) // not in a byte: a name may claim 255
+	load, err = fleet.DecodeLoad(b[end:])
+	return string(b[1:end]), load, err
 }
 
 func encodeRegistration(r registration) ([]byte, error) {
