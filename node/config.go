@@ -27,6 +27,7 @@ type Config struct {
 
 	Listen  ListenConfig  `embed:""`
 	Agents  AgentConfig   `embed:""`
+	Proxy   ProxyConfig   `embed:""`
 	Cluster ClusterConfig `embed:""`
 	Kafka   KafkaConfig   `embed:""`
 	Log     LogConfig     `embed:""`
@@ -129,6 +130,9 @@ func (c *Config) validate() error {
 		return err
 	}
 	if err := c.Kafka.validate(c.NodeID, c.Cluster.several()); err != nil {
+		return err
+	}
+	if err := c.Proxy.validate(); err != nil {
 		return err
 	}
 	if (c.Agents.Cert == "") != (c.Agents.Key == "") {

@@ -41,6 +41,9 @@ func TestConfigNamesTheFlag(t *testing.T) {
 		"--recover":               func(c *Config) { c.Cluster.Recover = true },
 		"--kafka-sasl":            func(c *Config) { c.Kafka.Brokers, c.Kafka.SASL = []string{"h:1"}, "gssapi" },
 		"--kafka-tls":             func(c *Config) { c.Kafka.Brokers, c.Kafka.TLSCA = []string{"h:1"}, "x" },
+		"--agent-proxy-protocol":  func(c *Config) { c.Proxy.Agent = true },
+		"--sd-proxy-protocol":     func(c *Config) { c.Proxy.SD = true },
+		"--proxy-from":            func(c *Config) { c.Proxy.From = []string{"10.0.3.1"} },
 		"--kafka-retention-bytes": func(c *Config) { c.Kafka.RetentionBytes = 1 },
 	} {
 		c := valid(t.TempDir())

@@ -142,7 +142,7 @@ func (e *Env) fill() {
 // open opens the parts in the order in which a fault is cheapest to find.
 func (n *Node) open() error {
 	for _, step := range []func() error{
-		n.bind, n.readFiles, n.openStore, n.openPeers, n.openKafka, n.openGossip, n.openAgents, n.openAPI,
+		n.bind, n.behindProxies, n.readFiles, n.openStore, n.openPeers, n.openKafka, n.openGossip, n.openAgents, n.openAPI,
 	} {
 		if err := step(); err != nil {
 			return err
