@@ -38,12 +38,18 @@ type API struct {
 	leader   *leaderQuestion
 	searches chan struct{} // slots for those of other nodes
 	numbers  *lru[numbered]
-	hands    int // goroutines of one of them
-	walk     int // maxAgentScan, but in tests
+	bounds
 	routes   []Route
 	fixed    map[style]fixedHeaders
 	bodies   sync.Pool // of *[]byte, for answers that are put together by hand
+	streams  streams
 	handlers map[Listener]http.Handler
+}
+
+// bounds are those of one search.
+type bounds struct {
+	hands int // goroutines
+	walk  int // maxAgentScan, but in tests
 }
 
 // New checks the options and the route table. It panics when a route does not
@@ -57,12 +63,13 @@ func New(opts Options) (*API, error) {
 		opts: opts, log: opts.Logger,
 		metrics:  newMetrics(opts.Registerer),
 		throttle: newLoginThrottle(), strays: newStrayTokens(), touched: newTouches(),
-		searches: make(chan struct{}, searchesAtOnce), walk: maxAgentScan, hands: max(1, min(runtime.GOMAXPROCS(0)/2, maxHands)),
+		searches: make(chan struct{}, searchesAtOnce), bounds: bounds{walk: maxAgentScan, hands: max(1, min(runtime.GOMAXPROCS(0)/2, maxHands))},
 		numbers:  newLRU[numbered](numbersKept),
 		leader:   newLeaderQuestion(opts.Cluster),
 		fixed:    newFixedHeaders(),
 		bodies:   sync.Pool{New: func() any { return new([]byte) }},
 		handlers: make(map[Listener]http.Handler),
+		streams:  streams{slots: make(chan struct{}, maxStreams)},
 	}
 	a.routes = a.table()
 	checkTable(a.routes)
@@ -85,6 +92,7 @@ func (a *API) Handler(l Listener) http.Handler {
 // way finish for at most 10 s. It closes ln. tlsConfig is nil for plain HTTP.
 func (a *API) Serve(ctx context.Context, kind Listener, ln net.Listener, tlsConfig *tls.Config) error {
 	srv := a.server(kind, tlsConfig)
+	srv.BaseContext = func(net.Listener) context.Context { return withStopping(ctx) }
 	g := lifecycle.NewGroup(ctx)
 	if kind == ListenerSD && tlsConfig == nil {
 		q := a.newQuick(ln, kind)

@@ -18,6 +18,9 @@ type metrics struct {
 	logins    *prometheus.CounterVec
 	panics    prometheus.Counter
 	touchFail prometheus.Counter
+	streams   prometheus.Gauge
+	ended     *prometheus.CounterVec
+	sdFirst   map[string]prometheus.Counter // by Member.Standing; never changed
 }
 
 func newMetrics(reg prometheus.Registerer) *metrics {
@@ -48,15 +51,45 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 			Help: "Uses of a token that could not be noted in the replicated state.",
 		}),
 	}
+	m.newStreamMetrics()
+	sdAnswers := prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "muster_httpapi_sd_answers_total",
+		Help: "Answers to agents that look for a node, by what the first one in it is: healthy, degraded, full, draining, not-ready, silent, none.",
+	}, []string{"first"})
+	m.sdFirst = make(map[string]prometheus.Counter)
+	for _, standing := range []string{
+		fleet.StandingHealthy, fleet.StandingDegraded, fleet.StandingFull, fleet.StandingDraining,
+		fleet.StandingNotReady, fleet.StandingSilent, standingNone,
+	} {
+		m.sdFirst[standing] = sdAnswers.WithLabelValues(standing)
+	}
 	for _, result := range []string{"ok", "failed", "throttled"} {
 		m.logins.WithLabelValues(result)
 	}
 	for _, reason := range []string{"signature", "undecided", "forbidden", "throttled", "unauthenticated", "error"} {
 		m.refused.WithLabelValues(reason)
 	}
-	reg.MustRegister(m.requests, m.seconds, m.refused, m.logins, m.panics, m.touchFail)
+	reg.MustRegister(m.requests, m.seconds, m.refused, m.logins, m.panics, m.touchFail, m.streams, m.ended, sdAnswers)
 	return m
 }
+
+// newStreamMetrics adds those of event streams.
+func (m *metrics) newStreamMetrics() {
+	m.streams = prometheus.NewGauge(prometheus.GaugeOpts{
+		Name: "muster_httpapi_streams",
+		Help: "Event streams that are open.",
+	})
+	m.ended = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "muster_httpapi_streams_ended_total",
+		Help: "Event streams that have ended, by reason: gone (the reader), slow (the reader was, and was cut off), credential, stopping, failed.",
+	}, []string{"reason"})
+	for _, reason := range []string{streamGone, streamSlow, streamCredential, streamStopping, streamFailed} {
+		m.ended.WithLabelValues(reason)
+	}
+}
+
+// standingNone is an answer without any node.
+const standingNone = "none"
 
 // refusalLabel is the reason label of a refused credential.
 func refusalLabel(err error) string {

@@ -71,10 +71,18 @@ func (a *API) serve(route Route, kind Listener) httprouter.Handle {
 		}{answer{ResponseWriter: rw}, call{route: &route, kind: kind}}
 		w, c := &x.answer, &x.call
 		fixed.set(w.Header())
-		defer func() { tally.observe(w.status, a.opts.Now().Sub(begun)) }()
+		handle, unlimited := route.handle, r.Context()
+		streams := route.events != nil && wantsEvents(r)
+		defer func() {
+			if streams { // its time says nothing about the node
+				tally.count(w.status)
+				return
+			}
+			tally.observe(w.status, a.opts.Now().Sub(begun))
+		}()
 		defer a.recoverPanic(w, r, route.Path, st)
 		if !route.Stateless { // the others wait for nothing
-			ctx, cancel := context.WithTimeout(r.Context(), a.opts.RequestTimeout)
+			ctx, cancel := context.WithTimeout(unlimited, a.opts.RequestTimeout)
 			defer cancel()
 			r = r.WithContext(ctx)
 		}
@@ -89,7 +97,10 @@ func (a *API) serve(route Route, kind Listener) httprouter.Handle {
 			a.refuse(w, r, st, err)
 			return
 		}
-		if err := route.handle(w, r, c); err != nil {
+		if streams {
+			handle, r = route.events, r.WithContext(unlimited)
+		}
+		if err := handle(w, r, c); err != nil {
 			a.refuse(w, r, st, err)
 		}
 	}

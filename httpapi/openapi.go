@@ -105,6 +105,9 @@ func addOperation(r *openapi31.Reflector, route Route) error {
 		status = http.StatusOK
 	}
 	op.AddRespStructure(route.Response, openapi.WithHTTPStatus(status), openapi.WithContentType("application/json"))
+	if route.Events != nil {
+		op.AddRespStructure(route.Events, openapi.WithHTTPStatus(status), openapi.WithContentType(eventType))
+	}
 	op.AddRespStructure(Problem{}, openapi.WithContentType("application/problem+json"), func(cu *openapi.ContentUnit) {
 		cu.IsDefault = true
 		cu.Description = "What is wrong, and what to do about it."

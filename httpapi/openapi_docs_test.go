@@ -86,6 +86,7 @@ curl -H "Authorization: Bearer TOKEN" URL/v1/status
 - **Refusals** are ` + "`application/problem+json`" + ` (RFC 9457) with ` + "`code`" + `, ` + "`detail`" + ` and, where one is wrong, ` + "`field`" + `.
 - **Changes** answer when the node that was asked has applied them: it shows its own writes. 504 ` + "`committed_not_visible`" + ` means that the change stands, but is not visible on this node yet.
 - **Any node** takes any request. The answer to a write carries ` + "`X-Muster-Index`" + `; a request to another node that sends it back as ` + "`X-Muster-Min-Index`" + ` waits, at most 10 s, until that node shows the write, else it is answered 504 ` + "`not_yet_visible`" + `. With ` + "`X-Muster-Consistency: linearizable`" + ` a request sees every write that any node answered before; without, it sees the state of the node that is asked. Elkeid's routes take the same headers. A token or AK/SK pair is good on every node as soon as it was answered, and a user may log in on every node.
+- **Streams** are sent to who asks for a list with ` + "`Accept: text/event-stream`" + `, where the route says so: server-sent events, as browsers' EventSource reads them. They last until the client closes them; one that reads too slowly is cut off. A stream begins with the whole list, so ` + "`Last-Event-ID`" + ` is not needed, and not looked at.
 - **What other nodes know** (streams, heartbeats, how far they are) is asked for, at most 2 s. A node that does not answer is named in the header ` + "`X-Muster-Missing`" + `, and in ` + "`page_info.missing`" + ` of a list.
 
 | status | code | |
@@ -168,6 +169,9 @@ func writeOperation(b *bytes.Buffer, d document, method, path string, op operati
 				name = "a page of " + typeName(*items.Items)
 			}
 			lines = append(lines, "Answers "+status+" with "+name+".")
+		}
+		if c, ok := op.Responses[status].Content["text/event-stream"]; ok {
+			lines = append(lines, "As a stream, with events of "+typeName(c.Schema)+".")
 		}
 	}
 	if len(lines) > 0 {

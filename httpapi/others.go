@@ -21,6 +21,9 @@ type Others struct {
 	// Fleet lists the other live nodes, to ask for the agents whose streams they
 	// hold; nil: there are none.
 	Fleet func() []Peer
+	// Drains are the marks of the nodes that should be empty; nil: there are none,
+	// and none can be set.
+	Drains Drains
 }
 
 // Cluster is the membership of the replicated store, and its order of reads and

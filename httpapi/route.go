@@ -82,6 +82,11 @@ type Route struct {
 	Response  any
 	Status    int // of a good answer; 0 means 200
 	handle    handlerFunc
+	// Events is a zero value of the type of a stream's events, for routes that
+	// answer with one who asks for text/event-stream: then events handles the
+	// request, which has no time limit.
+	Events any
+	events handlerFunc
 }
 
 // OpenRoutes are all the routes that need no credential, as docs/security.md
@@ -118,6 +123,8 @@ func checkTable(routes []Route) {
 		switch {
 		case r.handle == nil:
 			panic("httpapi: " + name + " has no handler")
+		case (r.Events == nil) != (r.events == nil):
+			panic("httpapi: " + name + " does not describe its stream, or has none")
 		case !r.Access.Declared():
 			panic("httpapi: " + name + " does not declare who may call it")
 		case r.Listeners == 0:

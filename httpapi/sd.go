@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"muster/fleet"
 )
@@ -59,12 +60,13 @@ func (a *API) succeedServices(w http.ResponseWriter, list []fleet.Service) error
 // all, which hands out nothing.
 func (a *API) instances(name string, count int) []fleet.Service {
 	var nodes []*fleet.Member
+	now := a.opts.Now()
 	if count > 0 && name == fleet.ServiceAgents {
 		nodes = a.opts.Directory.Members.Pick(count)
+		a.countFirst(nodes, now)
 	} else {
 		nodes = a.alive()
 	}
-	now := a.opts.Now()
 	out := make([]fleet.Service, 0, len(nodes))
 	for _, m := range nodes {
 		if s, ok := fleet.ServiceOf(m, name, now); ok {
@@ -86,6 +88,15 @@ func (a *API) instances(name string, count int) []fleet.Service {
 		out = out[:min(len(out), count)]
 	}
 	return out
+}
+
+// countFirst counts an answer to an agent by what it is sent to.
+func (a *API) countFirst(nodes []*fleet.Member, now time.Time) {
+	first := standingNone
+	if len(nodes) > 0 {
+		first = nodes[0].Standing(now)
+	}
+	a.metrics.sdFirst[first].Inc()
 }
 
 // alive are the members that live, or all if none does: an answer must not be

@@ -25,11 +25,9 @@ func (m *metrics) tally(method, route string) *tally {
 	return &tally{metrics: m, method: method, route: route}
 }
 
-// observe counts one; status 0 is a handler that wrote nothing.
+// observe counts one, and how long it took; status 0 is a handler that wrote
+// nothing.
 func (t *tally) observe(status int, took time.Duration) {
-	if status == 0 {
-		status = http.StatusOK
-	}
 	seconds := t.seconds.Load()
 	if seconds == nil {
 		found := t.metrics.seconds.WithLabelValues(t.method, t.route)
@@ -37,6 +35,13 @@ func (t *tally) observe(status int, took time.Duration) {
 		t.seconds.Store(seconds)
 	}
 	(*seconds).Observe(took.Seconds())
+	t.count(status)
+}
+
+func (t *tally) count(status int) {
+	if status == 0 {
+		status = http.StatusOK
+	}
 	digit := min(status/100, len(t.classes)-1)
 	class := t.classes[digit].Load()
 	if class == nil {

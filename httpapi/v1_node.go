@@ -40,8 +40,12 @@ func (a *API) v1NodeRoutes() []Route {
 			Summary: "This node's account of itself, and the cluster as it sees it.", Response: apiv1.Status{},
 		},
 		{
-			Method: http.MethodGet, Path: "/v1/nodes", Access: read, handle: a.v1Nodes,
-			Summary: "The cluster's nodes, by name; dead ones too.", Query: apiv1.PageQuery{}, Response: apiv1.Page[apiv1.Node]{},
+			Method: http.MethodGet, Path: "/v1/nodes", Access: read, handle: a.v1Nodes, events: a.v1WatchNodes,
+			Summary: "The cluster's nodes, by name; dead ones too. With Accept: text/event-stream, and without a query, a stream: first the event nodes, " +
+				"with a page that holds them all, then an event node for each change, and a comment each 15 s; ids count from 1 in each stream. " +
+				"Its nodes are not asked: they lack term, follows and certificate_end. A node has 64 streams at most. The event end, with the member detail, says why " +
+				"the node ends one: it stops, or the token is not good any more.",
+			Query: apiv1.PageQuery{}, Response: apiv1.Page[apiv1.Node]{}, Events: apiv1.NodeChange{},
 		},
 		{
 			Method: http.MethodGet, Path: "/v1/nodes/:id", Access: read, handle: a.v1Node,

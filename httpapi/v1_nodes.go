@@ -36,6 +36,7 @@ type nodeView struct {
 	member   fleet.Member // the zero value if gossip does not know it
 	server   fleet.Server // the zero value if it is not a member of the store
 	state    fleet.NodeState
+	marked   bool // an operator wants it empty
 	self     bool
 	alive    bool
 	asked    bool
@@ -97,6 +98,7 @@ func (a *API) nodeViews() ([]nodeView, error) {
 			v.self, v.alive = true, true
 			v.server.Applied = max(v.server.Applied, own.Applied)
 		}
+		v.marked = a.opts.Drains != nil && a.opts.Drains.Draining(id)
 		views = append(views, *v)
 	}
 	slices.SortFunc(views, func(x, y nodeView) int { return cmp.Compare(x.key(), y.key()) })
@@ -158,13 +160,19 @@ func (a *API) v1Node(w http.ResponseWriter, r *http.Request, c *call) error {
 	if err != nil {
 		return err
 	}
-	v, err := findNode(views, c.param("id"))
+	return a.respondNode(w, r, views, c.param("id"))
+}
+
+// respondNode answers one node, which is asked how far it is.
+func (a *API) respondNode(w http.ResponseWriter, r *http.Request, views []nodeView, nameOrID string) error {
+	v, err := findNode(views, nameOrID)
 	if err != nil {
 		return err
 	}
 	one := []nodeView{*v}
 	noteMissing(w, a.askNodes(r.Context(), one))
-	return respond(w, http.StatusOK, a.nodeShower(append(views, one...))(one[0]))
+	*v = one[0]
+	return respond(w, http.StatusOK, a.nodeShower(views)(*v))
 }
 
 // findNode finds a node by its server ID, or by its name: of several with that
@@ -243,17 +251,24 @@ func silentNode(v *nodeView, err error) error {
 
 // nodeShower returns what shows a node; all are needed to tell who is behind.
 func (a *API) nodeShower(all []nodeView) func(nodeView) apiv1.Node {
-	highest := a.applied()
+	highest, now := a.applied(), a.opts.Now()
 	names := make(map[string]string, len(all))
+	members := make([]fleet.Member, len(all))
 	for i := range all {
 		highest = max(highest, all[i].applied())
 		names[all[i].id()] = all[i].name()
+		members[i] = all[i].member
+		members[i].Alive = all[i].alive
 	}
-	now := a.opts.Now()
+	shares := make(map[string]float64, len(all))
+	for i, share := range fleet.FairShares(members, now) {
+		shares[all[i].key()] = share
+	}
 	return func(v nodeView) apiv1.Node {
-		m, l := v.member, v.member.Load
+		m, l, whyNot := v.member, v.member.Load, nonNil(whyNotStop(all, &v, now))
 		n := apiv1.Node{
 			Name: v.name(), ServerID: v.id(), Degraded: nonNil(v.faults(now)), Role: v.role(), State: v.showState(), Kafka: v.kafka(),
+			Draining: v.draining(), SafeToStop: len(whyNot) == 0, WhyNot: whyNot, FairShare: shares[v.key()],
 			Term: v.state.Term, Follows: cmp.Or(names[v.state.Leader], v.state.Leader), Applied: v.applied(),
 			Self: v.self, Version: m.Version, Format: m.Format, Zone: m.Zone,
 			ReportedAt: inUTC(m.ReportedAt), StartedAt: inUTC(m.Started), CertificateEnd: inUTC(v.state.CertificateEnd),
@@ -284,7 +299,7 @@ func (v *nodeView) showState() string {
 	switch {
 	case !v.alive:
 		return "dead"
-	case v.member.Load.Draining:
+	case v.draining():
 		return "draining"
 	case !v.member.Load.Ready:
 		return "not-ready"

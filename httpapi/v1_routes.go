@@ -18,7 +18,7 @@ import (
 // v1Routes are the routes of the native API.
 func (a *API) v1Routes() []Route {
 	groups := [][]Route{
-		a.v1NodeRoutes(), a.v1AgentRoutes(), a.v1TagRoutes(), a.v1TaskRoutes(),
+		a.v1NodeRoutes(), a.v1DrainRoutes(), a.v1ServiceRoutes(), a.v1AgentRoutes(), a.v1TagRoutes(), a.v1TaskRoutes(),
 		a.v1UserRoutes(), a.v1TokenRoutes(), a.v1KeyRoutes(), a.v1DocumentRoutes(),
 	}
 	var all []Route

@@ -133,13 +133,21 @@ func someAnswers() map[string]any {
 		Name: "n1", ServerID: "n1~0a", State: "ready", Degraded: []string{"kafka is away"}, Self: true, Version: "0.1.0", Format: 1, StartedAt: now.Add(-26 * time.Hour),
 		Role: "leader", Term: 2, Follows: "n1", Applied: 42, Kafka: "away", UptimeSeconds: 93600, CertificateEnd: now.Add(90 * 24 * time.Hour),
 		ReportedAt: now.Add(-time.Second), Load: apiv1.NodeLoad{Sessions: 1234, Limit: 20000, RecordsPerSecond: 98765, CPUPermille: 123, MemoryPermille: 456, Applied: 42},
+		FairShare: 1209.8, WhyNot: []string{"it is not draining: agents may be sent to it", "it holds 1234 agents"},
 		Addresses: apiv1.Addresses{Agents: "192.0.2.1:6751", HTTP: "127.0.0.1:6701"},
 	}
 	lagging := apiv1.Node{
-		Name: "n2", ServerID: "n2~0b", State: "not-ready", Role: "voter", Degraded: []string{}, Version: "0.1.0", Term: 2, Follows: "n1", Applied: 41, Lag: 1, Kafka: "ok",
+		Name: "n2", ServerID: "n2~0b", State: "not-ready", Role: "voter", Degraded: []string{}, WhyNot: []string{"it is not draining: agents may be sent to it"}, Version: "0.1.0", Term: 2, Follows: "n1", Applied: 41, Lag: 1, Kafka: "ok",
 		StartedAt: now.Add(-time.Minute), UptimeSeconds: 60, ReportedAt: now, CertificateEnd: now.Add(3 * 24 * time.Hour), Addresses: apiv1.Addresses{HTTP: "192.0.2.2:6701"},
 	}
-	dead := apiv1.Node{Name: "n3", ServerID: "n3~0c", State: "dead", Role: "voter", Degraded: []string{}, Applied: 30, Lag: 12, Kafka: "unknown"}
+	dead := apiv1.Node{
+		Name: "n3", ServerID: "n3~0c", State: "dead", Draining: true, Role: "voter", Degraded: []string{}, Applied: 30, Lag: 12, Kafka: "unknown",
+		WhyNot: []string{"it is dead"}, Load: apiv1.NodeLoad{Sessions: 77, Limit: 20000},
+	}
+	drained := apiv1.Node{Name: "n4", ServerID: "n4~0d", State: "draining", Draining: true, Role: "voter", Degraded: []string{}, Load: apiv1.NodeLoad{Limit: 20000}, SafeToStop: true, WhyNot: []string{}}
+	services := page(
+		apiv1.Service{Name: "hids_svr_grpc", IP: "192.0.2.1", Port: 6751, Status: "green", AgeSeconds: 1, Weight: 1234, Node: "n1", Since: now.Add(-26 * time.Hour)},
+		apiv1.Service{Name: "leader", IP: "fd00::7", Port: 80, Status: "yellow", AgeSeconds: 70, Weight: 12345, Since: now.Add(-time.Minute), Extra: map[string]any{"rack": "r1"}})
 	user := apiv1.User{Name: "eve", Role: "viewer", Level: 3, CreatedAt: now.Add(-time.Hour)}
 	token := apiv1.Token{ID: "t1", User: "eve", Kind: "api", Name: "ci", Role: "viewer", CreatedAt: now, ExpiresAt: now.Add(30 * 24 * time.Hour)}
 	key := apiv1.Key{AccessKey: "ak1", Scope: "sd", Note: "old AC", CreatedAt: now.Add(-50 * time.Hour)}
@@ -154,7 +162,8 @@ func someAnswers() map[string]any {
 			Certificates: []apiv1.Certificate{{Name: "node", NotAfter: now.Add(90 * 24 * time.Hour)}, {Name: "ca", NotAfter: now.Add(3650 * 24 * time.Hour)}},
 			Listeners:    []apiv1.Listener{{Name: "http", Addr: "127.0.0.1:6701"}, {Name: "agents", Addr: "0.0.0.0:6751"}},
 		},
-		"GET /v1/nodes": page(node, lagging, dead), "GET /v1/nodes/n1": node,
+		"GET /v1/nodes": page(node, lagging, dead), "GET /v1/nodes/n1": node, "GET /v1/services": services,
+		"POST /v1/nodes/n3/drain": dead, "POST /v1/nodes/n4/drain": drained, "POST /v1/nodes/n1/undrain": node, "POST /v1/nodes/n3/undrain": dead,
 		"GET /v1/nodes/n1~0a/state": apiv1.NodeState{Node: "n1", ServerID: "n1~0a", Applied: 42, Hash: "5eb63bbbe01eeed0", Term: 2, Ready: true},
 		"GET /v1/nodes/n2~0b/state": apiv1.NodeState{Node: "n2", ServerID: "n2~0b", Applied: 41, Hash: "a1b2c3d4e5f60718", Term: 2},
 		"DELETE /v1/nodes/n3":       apiv1.RemovedNode{Node: "n3", ServerID: "n3~0c", Voters: 2, Next: "Delete its data directory."},

@@ -33,15 +33,16 @@ type commandLine struct {
 	Dev    devCmd    `cmd:"" help:"Run nodes with an embedded Kafka and simulated agents on this machine."`
 	Sim    simCmd    `cmd:"" help:"Run simulated agents against nodes that run elsewhere."`
 
-	Status statusCmd `cmd:"" help:"Show a node's state."`
-	Node   nodeCmd   `cmd:"" help:"The cluster's nodes."`
-	Agent  agentCmd  `cmd:"" help:"Agents, and the config that they get by default."`
-	Tag    tagCmd    `cmd:"" help:"Tags of agents."`
-	Task   taskCmd   `cmd:"" help:"Work for agents."`
-	User   userCmd   `cmd:"" help:"Accounts."`
-	Token  tokenCmd  `cmd:"" help:"API tokens: log in with 'muster token new'."`
-	Key    keyCmd    `cmd:"" help:"AK/SK pairs, for Elkeid's routes between services."`
-	PKI    pkiCmd    `cmd:"" name:"pki" help:"Certificates."`
+	Status  statusCmd  `cmd:"" help:"Show a node's state."`
+	Node    nodeCmd    `cmd:"" help:"The cluster's nodes."`
+	Service serviceCmd `cmd:"" help:"What service discovery knows."`
+	Agent   agentCmd   `cmd:"" help:"Agents, and the config that they get by default."`
+	Tag     tagCmd     `cmd:"" help:"Tags of agents."`
+	Task    taskCmd    `cmd:"" help:"Work for agents."`
+	User    userCmd    `cmd:"" help:"Accounts."`
+	Token   tokenCmd   `cmd:"" help:"API tokens: log in with 'muster token new'."`
+	Key     keyCmd     `cmd:"" help:"AK/SK pairs, for Elkeid's routes between services."`
+	PKI     pkiCmd     `cmd:"" name:"pki" help:"Certificates."`
 
 	Version    versionCmd    `cmd:"" help:"Show the version of this program."`
 	Completion completionCmd `cmd:"" help:"Write a completion script for a shell."`

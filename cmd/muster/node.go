@@ -15,10 +15,13 @@ import (
 // nodeCmd is `muster node`.
 type nodeCmd struct {
 	clientFlags
-	List   nodeListCmd   `cmd:"" help:"List the nodes."`
-	Show   nodeShowCmd   `cmd:"" help:"Show one node."`
-	State  nodeStateCmd  `cmd:"" help:"Show how far nodes have applied the replicated log, and compare the hashes of their states."`
-	Remove nodeRemoveCmd `cmd:"" help:"Remove a node from the cluster for good."`
+	List    nodeListCmd    `cmd:"" help:"List the nodes."`
+	Show    nodeShowCmd    `cmd:"" help:"Show one node."`
+	Watch   nodeWatchCmd   `cmd:"" help:"Print a line for each change of a node, until Ctrl-C."`
+	State   nodeStateCmd   `cmd:"" help:"Show how far nodes have applied the replicated log, and compare the hashes of their states."`
+	Drain   nodeDrainCmd   `cmd:"" help:"Empty a node before maintenance, and say when it is safe to stop."`
+	Undrain nodeUndrainCmd `cmd:"" help:"Let a node take agents again."`
+	Remove  nodeRemoveCmd  `cmd:"" help:"Remove a node from the cluster for good."`
 }
 
 // nodes fetches all nodes; a cluster has tens.
@@ -38,9 +41,9 @@ func (c *nodeListCmd) Run(a *app) error {
 	if err != nil {
 		return err
 	}
-	t := &table{head: []string{"NAME", "ROLE", "STATE", "AGENTS", "LIMIT", "RECORDS/S", "CPU", "MEMORY", "REPORT", "VERSION", "ZONE", "FOR AGENTS", "SERVER ID"}}
+	t := &table{head: []string{"NAME", "ROLE", "STATE", "LOAD", "AGENTS", "LIMIT", "SHARE", "RECORDS/S", "CPU", "MEMORY", "REPORT", "VERSION", "ZONE", "FOR AGENTS", "SERVER ID"}}
 	for _, n := range nodes {
-		t.add(n.Name, n.Role, nodeState(n), count(uint64(n.Load.Sessions)), count(uint64(n.Load.Limit)), count(uint64(n.Load.RecordsPerSecond)),
+		t.add(n.Name, n.Role, nodeState(n), loadBar(n), count(uint64(n.Load.Sessions)), count(uint64(n.Load.Limit)), shareOf(n), count(uint64(n.Load.RecordsPerSecond)),
 			percent(n.Load.CPUPermille), percent(n.Load.MemoryPermille), a.age(n.ReportedAt), dash(n.Version), dash(n.Zone), dash(n.Addresses.Agents), dash(n.ServerID))
 	}
 	return a.show(nodes, t)
@@ -48,6 +51,9 @@ func (c *nodeListCmd) Run(a *app) error {
 
 func nodeState(n apiv1.Node) string {
 	state := n.State
+	if n.Draining && state != "draining" {
+		state += ",draining"
+	}
 	if len(n.Degraded) > 0 {
 		state += ",degraded"
 	}
@@ -55,6 +61,25 @@ func nodeState(n apiv1.Node) string {
 }
 
 func percent(permille uint16) string { return fmt.Sprintf("%.0f%%", float64(permille)/10) }
+
+// loadBar shows how much of its limit a node holds, always as wide.
+func loadBar(n apiv1.Node) string {
+	const width = 10
+	if n.State == "dead" || n.Load.Limit == 0 {
+		return "-"
+	}
+	part := float64(n.Load.Sessions) / float64(n.Load.Limit)
+	full := min(width, int(part*width+0.5))
+	return fmt.Sprintf("[%s%s] %3.0f%%", strings.Repeat("#", full), strings.Repeat("-", width-full), min(999, part*100))
+}
+
+// shareOf is what a node holds of what it should.
+func shareOf(n apiv1.Node) string {
+	if n.State == "dead" || n.FairShare <= 0 {
+		return "-"
+	}
+	return fmt.Sprintf("%.0f%%", 100*float64(n.Load.Sessions)/n.FairShare)
+}
 
 type nodeShowCmd struct {
 	Name string `arg:"" help:"The node's name or server ID."`
@@ -69,7 +94,11 @@ func (c *nodeShowCmd) Run(a *app) error {
 	t := &table{}
 	t.add("Name", n.Name)
 	t.add("Server ID", dash(n.ServerID))
-	t.add("State", strings.Join(append([]string{n.State}, n.Degraded...), "; "))
+	state := []string{n.State}
+	if n.Draining && n.State != "draining" {
+		state = append(state, "it is to be empty (muster node undrain ends that)")
+	}
+	t.add("State", strings.Join(append(state, n.Degraded...), "; "))
 	role := n.Role
 	if n.Term > 0 {
 		role += fmt.Sprintf(", term %d, follows %s", n.Term, dash(n.Follows))
@@ -77,12 +106,22 @@ func (c *nodeShowCmd) Run(a *app) error {
 	t.add("Role", role)
 	t.add("Version", fmt.Sprintf("%s, format %d, started %s", dash(n.Version), n.Format, a.age(n.StartedAt)))
 	t.add("Zone", dash(n.Zone))
-	t.add("Agents", fmt.Sprintf("%s of at most %s", count(uint64(n.Load.Sessions)), count(uint64(n.Load.Limit))))
+	t.add("Agents", fmt.Sprintf("%s of at most %s %s", count(uint64(n.Load.Sessions)), count(uint64(n.Load.Limit)), loadBar(n)))
+	share := "it should hold none"
+	if n.FairShare > 0 {
+		share = fmt.Sprintf("%s of the %s that it should hold", shareOf(n), count(uint64(n.FairShare+0.5)))
+	}
+	t.add("Share", share)
 	t.add("Records", fmt.Sprintf("%s/s, %s not yet in Kafka, which is %s", count(uint64(n.Load.RecordsPerSecond)), count(uint64(n.Load.KafkaBacklog)), n.Kafka))
 	t.add("Load", fmt.Sprintf("CPU %s, memory %s, spool %s", percent(n.Load.CPUPermille), percent(n.Load.MemoryPermille), percent(n.Load.SpoolPermille)))
 	t.add("Applied", fmt.Sprintf("%d, %d behind", n.Applied, n.Lag))
 	t.add("Certificate", "ends "+a.until(n.CertificateEnd))
 	t.add("Report", a.age(n.ReportedAt))
+	stop := "yes"
+	if !n.SafeToStop {
+		stop = "no: " + strings.Join(n.WhyNot, "; ")
+	}
+	t.add("Safe to stop", stop)
 	for _, addr := range []struct{ name, addr string }{
 		{"agents", n.Addresses.Agents}, {"http", n.Addresses.HTTP}, {"https", n.Addresses.HTTPS}, {"sd", n.Addresses.SD}, {"node", n.Addresses.Node},
 	} {

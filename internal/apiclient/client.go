@@ -62,9 +62,10 @@ func (o Options) validate() (*url.URL, error) {
 
 // Client calls one node. It is safe for concurrent use.
 type Client struct {
-	base  *url.URL
-	opts  Options
-	plain *http.Client
+	base    *url.URL
+	opts    Options
+	plain   *http.Client
+	endless *http.Client // without a time limit, for streams
 }
 
 // New makes a client; it does not connect.
@@ -85,12 +86,14 @@ func New(opts Options) (*Client, error) {
 			ForceAttemptHTTP2:   true,
 		}
 	}
-	return &Client{base: base, opts: opts, plain: &http.Client{
+	endless := &http.Client{
 		Transport: transport,
-		Timeout:   opts.Timeout,
 		// A token must not follow a redirect to a host that nobody named.
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-	}}, nil
+	}
+	plain := *endless
+	plain.Timeout = opts.Timeout
+	return &Client{base: base, opts: opts, plain: &plain, endless: endless}, nil
 }
 
 // Addr is the node's URL.

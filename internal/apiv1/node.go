@@ -10,6 +10,7 @@ type Node struct {
 	Name          string    `json:"name"`
 	ServerID      string    `json:"server_id" description:"Of its data directory: another one under the same name is another node."`
 	State         string    `json:"state" enum:"ready,draining,not-ready,dead"`
+	Draining      bool      `json:"draining" description:"An operator wants it empty. A dead node keeps the mark: it stays empty when it comes back."`
 	Degraded      []string  `json:"degraded" description:"What does not work as it should, in words."`
 	Role          string    `json:"role" enum:"leader,voter,non-voter,none" description:"none: not a member of the cluster yet, or removed from it."`
 	Term          uint64    `json:"term,omitempty" description:"By its own account; absent when it did not answer."`
@@ -27,7 +28,22 @@ type Node struct {
 	CertificateEnd time.Time `json:"certificate_end,omitzero" description:"When its certificate for other nodes ends; it renews it by itself before. Absent when it did not answer."`
 	ReportedAt     time.Time `json:"reported_at,omitzero" description:"When its last load report came."`
 	Load           NodeLoad  `json:"load"`
-	Addresses      Addresses `json:"addresses"`
+	// FairShare is not rounded, so that the shares of all nodes add up.
+	FairShare  float64   `json:"fair_share" description:"The agents' streams that it should hold: those of all nodes, in proportion to the limits of the nodes that can take agents; 0 for the others."`
+	SafeToStop bool      `json:"safe_to_stop" description:"It drains, holds no agent, and the cluster goes on without it."`
+	WhyNot     []string  `json:"why_not" description:"What speaks against stopping it now, in words; empty when safe_to_stop."`
+	Addresses  Addresses `json:"addresses"`
+}
+
+// NodeChange is one event of the stream of GET /v1/nodes.
+type NodeChange struct {
+	Change string `json:"change" enum:"joined,left,dead,state,load" description:"joined and left: the list. dead: it is not heard any more. state: what it is or can do. load: only numbers, at most once a second."`
+	Node   Node   `json:"node" description:"As it is now; as it was, if it left."`
+}
+
+// StreamEnd is the last event of a stream that the node ends.
+type StreamEnd struct {
+	Detail string `json:"detail" description:"Why, and what to do about it."`
 }
 
 // NodeLoad is what a node reports each second.
@@ -68,6 +84,11 @@ type RemovedNode struct {
 	ServerID string `json:"server_id,omitempty"`
 	Voters   int    `json:"voters" description:"How many are left."`
 	Next     string `json:"next" description:"What to do with its machine, in words."`
+}
+
+// DrainQuery says how sure the caller is.
+type DrainQuery struct {
+	Force bool `query:"force" description:"Mark it although no other node can take agents: it keeps them until one can."`
 }
 
 // RemoveNodeQuery says how sure the caller is.
