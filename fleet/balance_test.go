@@ -83,7 +83,7 @@ func (w *balanced) second() {
 }
 
 func (w *balanced) arrive() {
-	order := fleet.Rank(w.members, func(int) uint32 { return 0 }, w.now, w.rnd, 0)
+	order := fleet.Rank(w.members, fleet.Known{Now: w.now, Rnd: w.rnd}, 0)
 	for _, i := range order {
 		if !w.barred[w.members[i].NodeID] {
 			w.members[i].Load.Sessions++

@@ -8,7 +8,8 @@ import (
 	"fmt"
 )
 
-// The load report's format: big-endian, LoadBytes long.
+// The load report's format: big-endian, LoadBytes long. Reports without the last
+// field are 40 bytes long.
 //
 //	0      version, 1
 //	1      flags: 1 draining, 2 ready, 4 Kafka away, 8 leaderless
@@ -16,12 +17,15 @@ import (
 //	8      sessions            12   limit
 //	16     records a second    20   Kafka backlog
 //	24     applied index       32   sequence
+//	40     handed out
 //
 // A later release may append fields, up to MaxLoadBytes: decoders ignore what
 // they do not know. The version changes only when the first 40 bytes do.
 const (
-	LoadBytes    = 40
+	LoadBytes    = 44
 	MaxLoadBytes = 48
+
+	minLoadBytes = 40
 
 	loadVersion = 1
 
@@ -48,6 +52,9 @@ type Load struct {
 	// Sequence grows with each report of one run of a node, so that reports
 	// which overtake each other are told apart.
 	Sequence uint64 `json:"sequence"`
+	// HandedOut is how many agents this node has sent to others or itself that
+	// their reports do not hold yet; the other nodes learn from it who is asked.
+	HandedOut uint32 `json:"-"`
 }
 
 // Encode returns the report's LoadBytes bytes.
@@ -73,18 +80,19 @@ func (l Load) Encode() []byte {
 	binary.BigEndian.PutUint32(b[20:], l.KafkaBacklog)
 	binary.BigEndian.PutUint64(b[24:], l.Applied)
 	binary.BigEndian.PutUint64(b[32:], l.Sequence)
+	binary.BigEndian.PutUint32(b[40:], l.HandedOut)
 	return b
 }
 
 // DecodeLoad reads what Encode made, here or in another release.
 func DecodeLoad(b []byte) (Load, error) {
-	if len(b) < LoadBytes || len(b) > MaxLoadBytes {
-		return Load{}, fmt.Errorf("load report of %d bytes, want %d to %d: %w", len(b), LoadBytes, MaxLoadBytes, ErrInvalid)
+	if len(b) < minLoadBytes || len(b) > MaxLoadBytes {
+		return Load{}, fmt.Errorf("load report of %d bytes, want %d to %d: %w", len(b), minLoadBytes, MaxLoadBytes, ErrInvalid)
 	}
 	if b[0] != loadVersion {
 		return Load{}, fmt.Errorf("load report of version %d, this release knows %d: %w", b[0], loadVersion, ErrInvalid)
 	}
-	return Load{
+	l := Load{
 		Draining:         b[1]&flagDraining != 0,
 		Ready:            b[1]&flagReady != 0,
 		KafkaAway:        b[1]&flagKafkaAway != 0,
@@ -98,5 +106,9 @@ func DecodeLoad(b []byte) (Load, error) {
 		KafkaBacklog:     binary.BigEndian.Uint32(b[20:]),
 		Applied:          binary.BigEndian.Uint64(b[24:]),
 		Sequence:         binary.BigEndian.Uint64(b[32:]),
-	}, nil
+	}
+	if len(b) >= LoadBytes {
+		l.HandedOut = binary.BigEndian.Uint32(b[40:])
+	}
+	return l, nil
 }

@@ -33,6 +33,7 @@ func anyLoad() *rapid.Generator[fleet.Load] {
 			Leaderless:       rapid.Bool().Draw(t, "leaderless"),
 			Applied:          rapid.Uint64().Draw(t, "applied"),
 			Sequence:         rapid.Uint64().Draw(t, "sequence"),
+			HandedOut:        rapid.Uint32().Draw(t, "handedOut"),
 		}
 	})
 }
@@ -53,14 +54,24 @@ func TestLoadRoundTrip(t *testing.T) {
 	})
 }
 
+func TestAReportWithoutHandOutsIsRead(t *testing.T) {
+	b := fleet.Load{Sessions: 7, Sequence: 8, HandedOut: 9}.Encode()
+	if got, err := fleet.DecodeLoad(b[:40]); err != nil || got != (fleet.Load{Sessions: 7, Sequence: 8}) {
+		t.Errorf("40 bytes: %+v, %v", got, err)
+	}
+	if got, err := fleet.DecodeLoad(b[:39]); !errors.Is(err, fleet.ErrInvalid) {
+		t.Errorf("39 bytes: %+v, %v", got, err)
+	}
+}
+
 // The bytes are spoken between releases: they never change.
 func TestLoadBytesAreFrozen(t *testing.T) {
 	load := fleet.Load{
 		Sessions: 0x01020304, Limit: 0x05060708, CPUPermille: 0x0a0b, MemoryPermille: 0x0c0d, SpoolPermille: 0x0e0f,
 		RecordsPerSecond: 0x11121314, KafkaBacklog: 0x15161718, Draining: true, KafkaAway: true,
-		Applied: 0x2122232425262728, Sequence: 0x3132333435363738,
+		Applied: 0x2122232425262728, Sequence: 0x3132333435363738, HandedOut: 0x41424344,
 	}
-	const want = "0105" + "0a0b0c0d0e0f" + "0102030405060708" + "1112131415161718" + "2122232425262728" + "3132333435363738"
+	const want = "0105" + "0a0b0c0d0e0f" + "0102030405060708" + "1112131415161718" + "2122232425262728" + "3132333435363738" + "41424344"
 	if got := hex.EncodeToString(load.Encode()); got != want {
 		t.Errorf("\n got %s\nwant %s", got, want)
 	}
@@ -80,8 +91,8 @@ func FuzzDecodeLoad(f *testing.F) {
 			}
 			return
 		}
-		b = bytes.Clone(b[:fleet.LoadBytes])
-		b[1] &= 0x0f // flags of later releases
+		b = append(bytes.Clone(b), make([]byte, 4)...)[:fleet.LoadBytes] // an older release's is shorter
+		b[1] &= 0x0f                                                     // flags of later releases
 		if !bytes.Equal(load.Encode(), b) {
 			t.Fatalf("%x became %x", b, load.Encode())
 		}

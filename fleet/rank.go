@@ -4,22 +4,13 @@
 package fleet
 
 import (
-	"cmp"
 	"math/rand/v2"
-	"slices"
 	"time"
 )
 
-const (
-	// MaxLoadAge is how old a node's load report may be before agents are sent
-	// elsewhere: reports come each second.
-	MaxLoadAge = 3 * time.Second
-
-	// NearTie is how far apart, in fill (streams over limit), two nodes may be
-	// for chance to decide between them, so that many askers of one moment do not
-	// all run to the same node.
-	NearTie = 0.02
-)
+// MaxLoadAge is how old a node's load report may be before agents are sent
+// elsewhere: reports come each second.
+const MaxLoadAge = 3 * time.Second
 
 // standing orders nodes before their fill does: lower goes first. Those from
 // standingFull on are no use to an agent, unless there are no others.
@@ -34,13 +25,13 @@ const (
 	standingSilent
 )
 
-// Fill is the share of the node's limit that is taken, with handedOut agents on
-// their way to it. A node without a limit is full.
-func (m *Member) Fill(handedOut uint32) float64 {
+// Fill is the share of the node's limit that is taken, with onTheirWay agents
+// that its report does not hold yet. A node without a limit is full.
+func (m *Member) Fill(onTheirWay float64) float64 {
 	if m.Load.Limit == 0 {
 		return 1
 	}
-	return (float64(m.Load.Sessions) + float64(handedOut)) / float64(m.Load.Limit)
+	return (float64(m.Load.Sessions) + onTheirWay) / float64(m.Load.Limit)
 }
 
 func (m *Member) standing(fill float64, now time.Time) standing {
@@ -61,53 +52,70 @@ func (m *Member) standing(fill float64, now time.Time) standing {
 
 // candidate is a member in the order of Rank.
 type candidate struct {
-	index    int
-	id       string
-	standing standing
 	key      float64
+	index    int
+	standing standing
 }
 
-func (c candidate) compare(other candidate) int {
+// before orders candidates.
+func (c *candidate) before(other *candidate, members []Member) bool {
 	switch {
 	case c.standing != other.standing:
-		return int(c.standing) - int(other.standing)
-	case c.key < other.key:
-		return -1
-	case c.key > other.key:
-		return 1
+		return c.standing < other.standing
+	case c.key != other.key:
+		return c.key < other.key
 	}
-	return cmp.Compare(c.id, other.id)
+	return members[c.index].NodeID < members[other.index].NodeID
+}
+
+// Known is what the asked node knows besides the reports.
+type Known struct {
+	// HandedOut says of an index how many agents this node has sent to that node
+	// which its report does not hold yet; nil: none.
+	HandedOut func(i int) float64
+	// Askers is how many nodes hand out as many as this one, itself included.
+	// What this one handed out counts so many times; 0 counts as 1.
+	Askers float64
+	Now    time.Time
+	// Rnd decides near ties; nil: NodeID does.
+	Rnd *rand.Rand
 }
 
 // Rank returns the indices of up to count members (0: all) in the order in which
-// an agent should try them: the least filled first, near ties by chance, those
-// without Kafka or leader behind the healthy ones. Full, draining, unready and
-// silent nodes are listed only when there are no others, the least bad first; so
-// the answer is not empty while a member is alive. handedOut says of an index how
-// many agents were sent to that node since its report. Without rnd ties go by NodeID.
-func Rank(members []Member, handedOut func(i int) uint32, now time.Time, rnd *rand.Rand, count int) []int {
+// an agent should try them: the least filled first, those without Kafka or leader
+// behind the healthy ones. Full, draining, unready and silent nodes are listed only
+// when there are no others, the least bad first; so the answer is not empty while a
+// member is alive.
+//
+// All nodes see the same emptiest one, and each report is older than the agents
+// that are on their way. So each counts what it has handed out for itself and for
+// the others that are asked at random as it is; and nodes that are apart by no more
+// than one agent for each asker are a near tie, which chance decides.
+func Rank(members []Member, known Known, count int) []int {
 	if count <= 0 || count > len(members) {
 		count = len(members)
 	}
-	best := make([]candidate, 0, count) // sorted
+	askers := max(known.Askers, 1)
+	var few [16]candidate // so that what agents ask for needs no memory
+	best := few[:0]       // sorted
 	for i := range members {
 		m := &members[i]
 		if !m.Alive {
 			continue
 		}
-		fill := m.Fill(handedOut(i))
-		c := candidate{index: i, id: m.NodeID, standing: m.standing(fill, now), key: fill}
-		if rnd != nil {
-			c.key += rnd.Float64() * NearTie
+		onTheirWay := 0.0
+		if known.HandedOut != nil {
+			onTheirWay = askers * known.HandedOut(i)
 		}
-		if len(best) == count {
-			if c.compare(best[count-1]) >= 0 {
-				continue
-			}
-			best = best[:count-1]
+		c := candidate{index: i, key: m.Fill(onTheirWay)}
+		c.standing = m.standing(c.key, known.Now)
+		if len(best) == count && !c.before(&best[count-1], members) {
+			continue // chance only moves it further back
 		}
-		at, _ := slices.BinarySearchFunc(best, c, candidate.compare)
-		best = slices.Insert(best, at, c)
+		if known.Rnd != nil {
+			c.key = m.Fill(onTheirWay + askers*known.Rnd.Float64())
+		}
+		best = insert(best, c, count, members)
 	}
 	ranked := make([]int, 0, len(best))
 	for _, c := range best {
@@ -117,4 +125,21 @@ func Rank(members []Member, handedOut func(i int) uint32, now time.Time, rnd *ra
 		ranked = append(ranked, c.index)
 	}
 	return ranked
+}
+
+// insert keeps the best count of them sorted.
+func insert(best []candidate, c candidate, count int, members []Member) []candidate {
+	at := len(best)
+	for at > 0 && c.before(&best[at-1], members) {
+		at--
+	}
+	switch {
+	case len(best) < count:
+		best = append(best, candidate{})
+	case at == count:
+		return best
+	}
+	copy(best[at+1:], best[at:])
+	best[at] = c
+	return best
 }

@@ -218,8 +218,7 @@ func (g *Mesh) leave(list *memberlist.Memberlist) {
 func (g *Mesh) Members() []fleet.Member { return g.view.members() }
 
 // Pick returns up to count nodes (0: all) in the order in which an agent should
-// try them, and counts the first as handed out until its next report. It waits
-// for nobody. The members are shared and must not be changed.
+// try them, and counts the first as handed out. It waits for nobody. The members are shared and must not be changed.
 func (g *Mesh) Pick(count int) []*fleet.Member { return g.view.pick(count, time.Now()) }
 
 // Subscribe returns a channel that holds a token after any change of which
@@ -287,7 +286,7 @@ func (g *Mesh) report(ctx context.Context, list *memberlist.Memberlist) error {
 		// The clock makes it grow over restarts too, unless it is set back; then
 		// the new start in the facts tells the runs apart.
 		sequence = max(sequence+1, uint64(now.UnixMilli()))
-		load.Sequence = sequence
+		load.Sequence, load.HandedOut = sequence, g.view.handedOut()
 		g.view.setLoad(g.opts.Self.NodeID, load, now)
 		if !g.yields.Load() {
 			g.send(list, encodeLoad(g.opts.Self.NodeID, load))

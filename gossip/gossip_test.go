@@ -66,7 +66,7 @@ func startNode(t *testing.T, n *memnet.Network, i int, change ...func(*gossip.Op
 	if err != nil {
 		t.Fatal(err)
 	}
-	load := &loadValue{load: fleet.Load{Limit: 100, Ready: true, Sessions: uint32(10 * i)}}
+	load := &loadValue{load: fleet.Load{Limit: 1000, Ready: true, Sessions: uint32(100 * i)}}
 	opts := gossip.Options{
 		Self:       fleet.Member{NodeID: fmt.Sprint("n", i), ClusterID: "c", AgentAddr: ip(i) + ":6751", Started: time.Now()},
 		Key:        testKey(),
@@ -190,7 +190,7 @@ func TestThreeNodesShareTheirLoad(t *testing.T) {
 				t.Errorf("%s picks %s", node.id, got)
 			}
 		}
-		nodes[0].load.set(fleet.Load{Limit: 100, Sessions: 90, Ready: true, Applied: 7})
+		nodes[0].load.set(fleet.Load{Limit: 1000, Sessions: 900, Ready: true, Applied: 7})
 		time.Sleep(1200 * time.Millisecond)
 		for _, node := range nodes {
 			if got := pickedIDs(node.Pick(0)); got != "n2 n3 n1 " {
@@ -332,7 +332,7 @@ func TestSubscribersSeeTheLatest(t *testing.T) {
 		})
 		await(t, 2*time.Second, "its load again", func() bool {
 			m, _ := one.member("n2")
-			return m.Load.Sessions == 20
+			return m.Load.Sessions == 200
 		})
 		<-changes
 		cancel()

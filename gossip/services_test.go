@@ -104,7 +104,7 @@ func TestTwoNodesWithOneNameAreReported(t *testing.T) {
 		time.Sleep(10 * time.Second)
 		three.Yield()
 		<-time.After(10 * time.Second)
-		if two, _ := one.member("n2"); !two.Alive || two.Load.Sessions != 20 {
+		if two, _ := one.member("n2"); !two.Alive || two.Load.Sessions != 200 {
 			t.Errorf("beside its rival: %+v", two)
 		}
 		three.stop()

@@ -42,7 +42,8 @@ type view struct {
 // never changed.
 type roster struct {
 	members []fleet.Member
-	handed  []*atomic.Uint32 // agents sent to each since its report
+	handed  []*fleet.HandOuts // agents sent to each
+	askers  float64           // as fleet.Askers
 }
 
 // chance is a source of random numbers for any number of goroutines.
@@ -52,8 +53,8 @@ func (chance) Uint64() uint64 { return rand.Uint64() }
 
 type node struct {
 	member fleet.Member
-	handed *atomic.Uint32 // agents sent to it since its report
-	addr   netip.AddrPort // of its gossip; zero for this node
+	handed *fleet.HandOuts // agents sent to it
+	addr   netip.AddrPort  // of its gossip; zero for this node
 	diedAt time.Time
 
 	leaving bool // it said that it leaves
@@ -65,7 +66,7 @@ func newView(self fleet.Member) *view {
 	v := &view{
 		self:        self.NodeID,
 		rnd:         rand.New(chance{}),
-		nodes:       map[string]*node{self.NodeID: {member: self, handed: new(atomic.Uint32)}},
+		nodes:       map[string]*node{self.NodeID: {member: self, handed: new(fleet.HandOuts)}},
 		subscribers: map[chan struct{}]struct{}{},
 	}
 	v.publish()
@@ -76,10 +77,11 @@ func newView(self fleet.Member) *view {
 func (v *view) publish() {
 	nodes := slices.AppendSeq(make([]*node, 0, len(v.nodes)), maps.Values(v.nodes))
 	slices.SortFunc(nodes, func(a, b *node) int { return cmp.Compare(a.member.NodeID, b.member.NodeID) })
-	r := &roster{members: make([]fleet.Member, len(nodes)), handed: make([]*atomic.Uint32, len(nodes))}
+	r := &roster{members: make([]fleet.Member, len(nodes)), handed: make([]*fleet.HandOuts, len(nodes))}
 	for i, n := range nodes {
 		r.members[i], r.handed[i] = n.member, n.handed
 	}
+	r.askers = fleet.Askers(r.members, v.self)
 	v.snapshot.Store(r)
 }
 
@@ -116,7 +118,7 @@ func (v *view) setAlive(facts fleet.Member, addr netip.AddrPort) (isNew bool, ig
 		return false, reasonTooManyNodes
 	}
 	facts.Alive = true
-	handed := new(atomic.Uint32)
+	handed := new(fleet.HandOuts)
 	if known {
 		handed = old.handed
 	}
@@ -182,7 +184,7 @@ func (v *view) setLoad(id string, load fleet.Load, now time.Time) (ignored strin
 		return reasonStale
 	}
 	n.member.Load, n.member.ReportedAt = load, now
-	n.handed = new(atomic.Uint32) // a pick of this instant may still count in the old one: nobody misses it
+	n.handed.Reported()
 	v.publish()
 	return ""
 }
@@ -191,15 +193,29 @@ func (v *view) setLoad(id string, load fleet.Load, now time.Time) (ignored strin
 // node, as many as there are processors.
 func (v *view) pick(count int, now time.Time) []*fleet.Member {
 	r := v.snapshot.Load()
-	ranked := fleet.Rank(r.members, func(i int) uint32 { return r.handed[i].Load() }, now, v.rnd, count)
+	ranked := fleet.Rank(r.members, fleet.Known{
+		HandedOut: func(i int) float64 { return r.handed[i].Outstanding() },
+		Askers:    r.askers,
+		Now:       now,
+		Rnd:       v.rnd,
+	}, count)
 	picked := make([]*fleet.Member, len(ranked))
 	for k, i := range ranked {
 		picked[k] = &r.members[i]
 	}
 	if len(ranked) > 0 {
-		r.handed[ranked[0]].Add(1)
+		r.handed[ranked[0]].Add()
 	}
 	return picked
+}
+
+// handedOut is how many agents were sent anywhere that no report holds yet.
+func (v *view) handedOut() uint32 {
+	sum := 0.0
+	for _, h := range v.snapshot.Load().handed {
+		sum += h.Outstanding()
+	}
+	return uint32(sum)
 }
 
 // members is the present list, shared and never changed.

@@ -25,14 +25,14 @@ func (d *discarded) WriteHeader(status int)      { d.status = status }
 
 // BenchmarkRegistryDetail is what an agent's look-up costs above net/http.
 func BenchmarkRegistryDetail(b *testing.B) {
-	for _, nodes := range []int{1, 50} {
+	for _, nodes := range []int{1, 50, 200} {
 		b.Run(fmt.Sprintf("nodes=%d", nodes), func(b *testing.B) {
 			w := newWorld(b)
 			w.dir.services, w.dir.members = nil, nil
 			for i := range nodes {
 				w.dir.members = append(w.dir.members, fleet.Member{
 					NodeID: fmt.Sprint("n", i), Alive: true, Started: start, ReportedAt: start,
-					AgentAddr: fmt.Sprintf("10.0.0.%d:6751", i+1), Load: fleet.Load{Sessions: uint32(i), Limit: 100, Ready: true},
+					AgentAddr: fmt.Sprintf("10.0.0.%d:6751", i%250), Load: fleet.Load{Sessions: uint32(i), Limit: 100, Ready: true},
 				})
 			}
 			h := w.api.Handler(httpapi.ListenerSD)
