@@ -44,10 +44,10 @@ func (d delegate) NotifyMsg(b []byte) {
 			g.metrics.ignore(reasonMalformed)
 			return
 		}
-		news, ignored := g.registry.merge(r, time.Now())
+		holds, news, ignored := g.registry.merge(r, time.Now())
 		g.metrics.ignore(ignored)
 		if news {
-			g.spread(r)
+			g.spread(holds)
 		}
 	default:
 		g.metrics.ignore(reasonUnknownKind)
@@ -90,7 +90,7 @@ func (d delegate) MergeRemoteState(b []byte, _ bool) {
 	}
 	now := time.Now()
 	for _, r := range all {
-		_, ignored := d.g.registry.merge(r, now)
+		_, _, ignored := d.g.registry.merge(r, now)
 		d.g.metrics.ignore(ignored)
 	}
 }

@@ -163,7 +163,7 @@ func New(opts Options) (*Mesh, error) {
 		logger:   opts.Logger,
 		metrics:  newMetrics(opts.Registerer),
 		view:     newView(opts.Self),
-		registry: newRegistry(),
+		registry: newRegistry(opts.Self.NodeID, time.Now),
 		tried:    make(chan struct{}),
 		hurry:    make(chan struct{}, 1),
 		names:    names{rivals: make(chan fleet.Member, 1)},

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -19,6 +20,10 @@ import (
 
 var testNow = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 
+func testRegistry() *registry {
+	return newRegistry("self", func() time.Time { return testNow })
+}
+
 // anyRegistration draws from few services and stamps, so that they collide.
 func anyRegistration() *rapid.Generator[registration] {
 	return rapid.Custom(func(t *rapid.T) registration {
@@ -26,57 +31,76 @@ func anyRegistration() *rapid.Generator[registration] {
 		evicted := rapid.Bool().Draw(t, "evicted")
 		r := registration{
 			Name: "svc", IP: "192.0.2.1", Port: rapid.IntRange(1, 3).Draw(t, "port"),
-			Stamp: stamp, Evicted: evicted, AgeMS: 1000 * stamp,
+			Stamp: stamp, Evicted: evicted, AgeMS: 1000 * rapid.Int64Range(0, 120).Draw(t, "age"),
+			Origin: rapid.SampledFrom([]string{"a", "b"}).Draw(t, "origin"),
 		}
 		if !evicted {
-			r.Weight = int(stamp) // one stamp, one content
+			r.Weight = 10*int(stamp) + int(r.Origin[0]) // one stamp and origin, one content
 		}
 		return r
 	})
 }
 
+// content is what is alive in r, without ages.
 func content(r *registry) map[fleet.ServiceKey]registration {
 	all := map[fleet.ServiceKey]registration{}
 	for key, e := range r.entries {
-		all[key] = e.message(testNow)
+		m := e.message(testNow)
+		m.AgeMS = 0
+		all[key] = m
 	}
 	return all
 }
 
+// compare is a full comparison of two nodes.
+func compare(t rapid.TB, one, two *registry) (news int) {
+	t.Helper()
+	states := [2][]registration{}
+	for i, r := range []*registry{one, two} {
+		state, err := r.state(testNow)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if states[i], err = decodeState(state); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i, r := range []*registry{two, one} {
+		for _, m := range states[i] {
+			if _, took, _ := r.merge(m, testNow); took {
+				news++
+			}
+		}
+	}
+	return news
+}
+
 // However messages are ordered, repeated or passed on in full, all nodes end up
-// with the same registry.
+// with the same registry, and about the same ages.
 func TestMergeOrderDoesNotMatter(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		messages := rapid.SliceOfN(anyRegistration(), 0, 12).Draw(t, "messages")
-		one, two := newRegistry(), newRegistry()
+		one, two, three := testRegistry(), testRegistry(), testRegistry()
 		for _, m := range messages {
 			one.merge(m, testNow)
 		}
 		for _, m := range rapid.Permutation(append(messages, messages...)).Draw(t, "order") {
 			two.merge(m, testNow)
 		}
-		if diff := cmp.Diff(content(one), content(two)); diff != "" {
-			t.Fatal(diff)
-		}
-		state, err := one.state(testNow)
-		if err != nil {
-			t.Fatal(err)
-		}
-		all, err := decodeState(state)
-		if err != nil {
-			t.Fatal(err)
-		}
-		three := newRegistry()
-		for _, m := range all {
-			three.merge(m, testNow)
-		}
-		if diff := cmp.Diff(content(one), content(three)); diff != "" {
-			t.Fatal(diff)
-		}
-		for _, m := range all {
-			if news, _ := two.merge(m, testNow); news {
-				t.Fatalf("%+v is no news", m)
+		compare(t, one, two)
+		compare(t, two, three)
+		for _, other := range []*registry{two, three} {
+			if diff := cmp.Diff(content(one), content(other)); diff != "" {
+				t.Fatal(diff)
 			}
+			for key, e := range one.entries {
+				if apart := e.refreshed.Sub(other.entries[key].refreshed).Abs(); !e.evicted && apart > sameAge {
+					t.Fatalf("the ages of %v are %v apart", key, apart)
+				}
+			}
+		}
+		if news := compare(t, one, two) + compare(t, two, three) + compare(t, one, three); news > 0 {
+			t.Fatalf("a second comparison brings %d news", news)
 		}
 	})
 }
@@ -89,31 +113,33 @@ func TestMergeRefuses(t *testing.T) {
 	}{
 		"good":           {func(*registration) {}, ""},
 		"no name":        {func(r *registration) { r.Name = "" }, reasonMalformed},
-		"future":         {func(r *registration) { r.Stamp += (25 * time.Hour).Microseconds() }, reasonMalformed},
+		"a clock ahead":  {func(r *registration) { r.Stamp += (1000 * 24 * time.Hour).Microseconds() }, ""},
+		"no clock":       {func(r *registration) { r.Stamp = 1 << 57 }, reasonMalformed},
+		"long origin":    {func(r *registration) { r.Origin = strings.Repeat("x", 256) }, reasonMalformed},
 		"negative stamp": {func(r *registration) { r.Stamp = -1 }, reasonMalformed},
 		"negative age":   {func(r *registration) { r.AgeMS = -1 }, reasonMalformed},
 		"huge age":       {func(r *registration) { r.AgeMS = 1 << 62 }, reasonMalformed},
 	} {
-		r := newRegistry()
+		r := testRegistry()
 		m := good
 		tt.change(&m)
-		news, ignored := r.merge(m, testNow)
+		_, news, ignored := r.merge(m, testNow)
 		if ignored != tt.want || news != (tt.want == "") || r.len() != map[bool]int{true: 1}[news] {
 			t.Errorf("%s: news %v, ignored %q, %d entries", name, news, ignored, r.len())
 		}
 	}
 	old := good
 	old.AgeMS = 106_000
-	if news, ignored := newRegistry().merge(old, testNow); news || ignored != "" {
+	if _, news, ignored := testRegistry().merge(old, testNow); news || ignored != "" {
 		t.Errorf("too old: %v, %q", news, ignored)
 	}
 }
 
 func TestMergeIsBounded(t *testing.T) {
-	r := newRegistry()
+	r := testRegistry()
 	for i := range maxServices + 1 {
 		m := registration{Name: fmt.Sprint("s", i), IP: "192.0.2.1", Port: 1, Stamp: 1}
-		news, ignored := r.merge(m, testNow)
+		_, news, ignored := r.merge(m, testNow)
 		if full := i == maxServices; news == full || (ignored == reasonRegistryFull) != full {
 			t.Fatalf("entry %d: %v, %q", i, news, ignored)
 		}
@@ -123,7 +149,7 @@ func TestMergeIsBounded(t *testing.T) {
 // A registration made after another node's eviction was seen holds, even when
 // this node's clock is behind.
 func TestOwnStampsAreAboveAllSeen(t *testing.T) {
-	r := newRegistry()
+	r := testRegistry()
 	s := fleet.Service{Name: "svc", IP: "192.0.2.1", Port: 1}
 	ahead := testNow.Add(time.Hour).UnixMicro()
 	r.merge(registration{Name: "svc", IP: "192.0.2.1", Port: 1, Stamp: ahead, Evicted: true}, testNow)
@@ -149,7 +175,7 @@ func TestLargestRegistrationFitsAPacket(t *testing.T) {
 	if err := s.Check(); err != nil {
 		t.Fatal(err)
 	}
-	_, m, err := newRegistry().register(s, testNow)
+	_, m, err := testRegistry().register(s, testNow)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -173,7 +199,7 @@ func FuzzMessages(f *testing.F) {
 		g := &Mesh{
 			metrics:  newMetrics(nil),
 			view:     newView(fleet.Member{NodeID: "self"}),
-			registry: newRegistry(),
+			registry: testRegistry(),
 		}
 		g.opts.Self.NodeID = "self"
 		delegate{g}.NotifyMsg(b)
@@ -248,7 +274,7 @@ func TestDeadNodesAreForgottenInTheEnd(t *testing.T) {
 // whatever came, went and was swept away before.
 func TestServicesByName(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		r, now := newRegistry(), testNow
+		r, now := testRegistry(), testNow
 		for range rapid.IntRange(1, 20).Draw(t, "steps") {
 			s := fleet.Service{Name: rapid.SampledFrom([]string{"a", "b"}).Draw(t, "name"), IP: "192.0.2.1", Port: rapid.IntRange(1, 2).Draw(t, "port")}
 			switch rapid.IntRange(0, 3).Draw(t, "step") {
@@ -259,7 +285,7 @@ func TestServicesByName(t *testing.T) {
 			case 2:
 				r.evict(s.Key(), now)
 			case 3:
-				now = now.Add(rapid.SampledFrom([]time.Duration{time.Second, fleet.ServiceEvictAge, rememberEvicted}).Draw(t, "later"))
+				now = now.Add(rapid.SampledFrom([]time.Duration{time.Second, fleet.ServiceEvictAge, remembered}).Draw(t, "later"))
 				r.sweep(now)
 			}
 			kept := map[string]int{}

@@ -34,7 +34,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 			Name: "muster_gossip_members", Help: "Live nodes that this one knows, itself included.",
 		}),
 		services: factory.NewGauge(prometheus.GaugeOpts{
-			Name: "muster_gossip_services", Help: "Registrations of other services, recent evictions included.",
+			Name: "muster_gossip_services", Help: "Registrations of other services, those that ended in the last minutes included.",
 		}),
 		ignored: factory.NewCounterVec(prometheus.CounterOpts{
 			Name: "muster_gossip_ignored_messages_total", Help: "Messages of other nodes that were not used.",

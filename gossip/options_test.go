@@ -175,7 +175,7 @@ func TestMetrics(t *testing.T) {
 # HELP muster_gossip_members Live nodes that this one knows, itself included.
 # TYPE muster_gossip_members gauge
 muster_gossip_members 2
-# HELP muster_gossip_services Registrations of other services, recent evictions included.
+# HELP muster_gossip_services Registrations of other services, those that ended in the last minutes included.
 # TYPE muster_gossip_services gauge
 muster_gossip_services 1
 `

@@ -19,16 +19,28 @@ const (
 	// registrations beyond it are refused.
 	maxServices = 10_000
 
-	// rememberEvicted is how long an eviction is kept, so that an older
-	// registration which is still on its way does not undo it.
-	rememberEvicted = 2 * fleet.ServiceEvictAge
+	// remembered is how long an eviction is kept, so that an older registration
+	// which is still on its way does not undo it, and a registration, so that one
+	// that has aged out here is not taken back from a node where it is younger by
+	// what it was under way.
+	remembered = 2 * fleet.ServiceEvictAge
 
-	// maxStampAhead bounds what another node's clock can do to the order.
-	maxStampAhead = 24 * time.Hour
+	// sameAge is by how much nodes may differ about the age of a registration. It
+	// is as long as a message or a full comparison may be under way.
+	sameAge = 10 * time.Second
+
+	// maxStamp is above what any clock says (it is reached in the year 4253), and
+	// far below overflow.
+	maxStamp = 1 << 56
+
+	// sweepPause is how long a full registry is not searched again for what can go.
+	sweepPause = time.Second
 )
 
 // registration is a service as nodes tell it each other. Of two about the same
-// service the one with the higher stamp holds; of equal stamps the eviction.
+// service the one with the higher stamp holds; of equal stamps the eviction, then
+// the one of the higher origin. Of two registrations the later age holds in any
+// case: a clock that is ahead decides what a service is, not whether it lives.
 type registration struct {
 	Name     string         `json:"n"`
 	IP       string         `json:"i"`
@@ -41,6 +53,8 @@ type registration struct {
 	// its own clock, so clocks need not agree.
 	AgeMS   int64 `json:"a"`
 	Evicted bool  `json:"e,omitempty"`
+	// Origin is the node that the service talked to.
+	Origin string `json:"o,omitempty"`
 }
 
 func (r *registration) key() fleet.ServiceKey {
@@ -50,36 +64,65 @@ func (r *registration) key() fleet.ServiceKey {
 type entry struct {
 	service   fleet.Service // Status and UpdateAt are reckoned when asked for
 	stamp     int64
-	refreshed time.Time
+	refreshed time.Time // on this node's monotonic clock: a wall clock that jumps does not matter
 	evicted   bool
+	origin    string
 }
 
-// lifetime is how long the entry is kept after it was refreshed.
-func (e *entry) lifetime() time.Duration {
-	if e.evicted {
-		return rememberEvicted
+// after tells whether e is a later word than old about the same service.
+func (e *entry) after(old *entry) bool {
+	switch {
+	case e.stamp != old.stamp:
+		return e.stamp > old.stamp
+	case e.evicted != old.evicted:
+		return e.evicted
 	}
-	return fleet.ServiceEvictAge
+	return e.origin > old.origin
 }
+
+// fresher tells whether the service was there later than old says. What is told of
+// the same registration differs by how long it was under way; that must not make
+// it younger with each node that passes it on.
+func (e *entry) fresher(old *entry) bool {
+	if e.evicted || old.evicted {
+		return false
+	}
+	if e.stamp == old.stamp {
+		return e.refreshed.Sub(old.refreshed) > sameAge
+	}
+	return e.refreshed.After(old.refreshed)
+}
+
+// listed tells whether the service is shown.
+func (e *entry) listed(now time.Time) bool {
+	return !e.evicted && now.Sub(e.refreshed) <= fleet.ServiceEvictAge
+}
+
+// spent tells whether the entry is of no use any more.
+func (e *entry) spent(now time.Time) bool { return now.Sub(e.refreshed) > remembered }
 
 func (e *entry) message(now time.Time) registration {
 	return registration{
 		Name: e.service.Name, IP: e.service.IP, Port: e.service.Port,
 		CreateAt: e.service.CreateAt, Weight: e.service.Weight, Extra: e.service.Extra,
-		Stamp: e.stamp, AgeMS: max(0, now.Sub(e.refreshed).Milliseconds()), Evicted: e.evicted,
+		Stamp: e.stamp, AgeMS: max(0, now.Sub(e.refreshed).Milliseconds()), Evicted: e.evicted, Origin: e.origin,
 	}
 }
 
 // registry holds the services that are no nodes of this cluster.
 type registry struct {
+	self string           // this node
+	wall func() time.Time // for stamps and what people read; ages are reckoned by the now of each call
+
 	mu        sync.RWMutex
-	entries   map[fleet.ServiceKey]*entry
-	names     map[string]int // entries of each name
+	entries   map[fleet.ServiceKey]*entry // an entry is replaced, never changed
+	names     map[string]int              // entries of each name
 	lastStamp int64
+	swept     time.Time // when it was last full
 }
 
-func newRegistry() *registry {
-	return &registry{entries: map[fleet.ServiceKey]*entry{}, names: map[string]int{}}
+func newRegistry(self string, wall func() time.Time) *registry {
+	return &registry{self: self, wall: wall, entries: map[fleet.ServiceKey]*entry{}, names: map[string]int{}}
 }
 
 // put replaces an entry, or adds it. The caller holds mu.
@@ -104,13 +147,17 @@ func (g *Mesh) Register(s fleet.Service) (fleet.Service, error) {
 	return registered, nil
 }
 
-// Evict forgets a service on all nodes, and tells whether it was known here.
+// Evict forgets a service on all nodes, also one that this node has not heard of
+// yet, and tells whether it was known here.
 func (g *Mesh) Evict(key fleet.ServiceKey) bool {
-	message, ok := g.registry.evict(key, time.Now())
-	if ok {
+	if key.Check() != nil {
+		return false
+	}
+	message, known, kept := g.registry.evict(key, time.Now())
+	if kept {
 		g.spread(message)
 	}
-	return ok
+	return known
 }
 
 // Services returns the registered services of a name (empty: of all names), by
@@ -127,76 +174,96 @@ func (r *registry) register(s fleet.Service, now time.Time) (fleet.Service, regi
 		return fleet.Service{}, registration{}, fleet.Refuse(fleet.CodeTooLarge,
 			"%d services are registered, more are not kept", maxServices)
 	}
-	s.CreateAt, s.UpdateAt, s.Status = now.Unix(), now.Unix(), fleet.ServiceGreen
+	wall := r.wall().Unix()
+	s.CreateAt, s.UpdateAt, s.Status = wall, wall, fleet.ServiceGreen
 	s.Extra = maps.Clone(s.Extra)
 	if s.Extra == nil {
 		s.Extra = map[string]any{}
 	}
-	if old, ok := r.entries[s.Key()]; ok && !old.evicted {
+	if old, ok := r.entries[s.Key()]; ok && old.listed(now) {
 		s.CreateAt = old.service.CreateAt
 	}
-	e := &entry{service: s, stamp: r.stamp(now), refreshed: now}
+	e := &entry{service: s, stamp: r.stamp(), refreshed: now, origin: r.self}
 	r.put(s.Key(), e)
 	return s, e.message(now), nil
 }
 
-func (r *registry) evict(key fleet.ServiceKey, now time.Time) (registration, bool) {
+// evict tells whether the service was known, and whether the eviction is kept and
+// to be told to the other nodes. One that is not known may have registered a
+// moment ago elsewhere, or while this node was cut off.
+func (r *registry) evict(key fleet.ServiceKey, now time.Time) (message registration, known, kept bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	old, ok := r.entries[key]
-	if !ok || old.evicted || now.Sub(old.refreshed) > old.lifetime() {
-		return registration{}, false
+	known = ok && old.listed(now)
+	if !r.room(key, now) {
+		return registration{}, known, false
 	}
 	e := &entry{
-		service:   fleet.Service{Name: key.Name, IP: key.IP, Port: key.Port},
-		stamp:     r.stamp(now),
+		service:   fleet.Service{Name: key.Name, IP: key.IP, Port: key.Port, Extra: map[string]any{}},
+		stamp:     r.stamp(),
 		refreshed: now,
 		evicted:   true,
+		origin:    r.self,
 	}
 	r.put(key, e)
-	return e.message(now), true
+	return e.message(now), known, true
 }
 
-// merge takes over what another node says, if it is news. It returns what it did
-// not take, as a reason, or an empty one.
-func (r *registry) merge(m registration, now time.Time) (news bool, ignored string) {
-	limit := now.Add(maxStampAhead).UnixMicro()
-	age := time.Duration(m.AgeMS) * time.Millisecond
+// merge takes over what another node says, if it is news, and returns what it now
+// holds, to be passed on. Else it returns why not, as a reason to count, or an
+// empty one.
+func (r *registry) merge(m registration, now time.Time) (holds registration, news bool, ignored string) {
+	if m.Stamp < 0 || m.Stamp > maxStamp || m.AgeMS < 0 || m.AgeMS > maxAgeMS || len(m.Origin) > maxOriginBytes {
+		return registration{}, false, reasonMalformed
+	}
 	e := &entry{
 		service: fleet.Service{
 			Name: m.Name, IP: m.IP, Port: m.Port, CreateAt: m.CreateAt, Weight: m.Weight, Extra: m.Extra,
 		},
 		stamp:     m.Stamp,
-		refreshed: now.Add(-age),
+		refreshed: now.Add(-time.Duration(m.AgeMS) * time.Millisecond),
 		evicted:   m.Evicted,
+		origin:    m.Origin,
+	}
+	if e.spent(now) || (!e.evicted && !e.listed(now)) {
+		return registration{}, false, ""
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if old, known := r.entries[m.key()]; known && !old.spent(now) {
+		later, fresher := e.after(old), e.fresher(old)
+		switch {
+		case !later && !fresher:
+			return registration{}, false, ""
+		case !later: // what it is, is known better; not how lately it was there
+			e.service, e.stamp, e.origin = old.service, old.stamp, old.origin
+		case old.fresher(e):
+			e.refreshed = old.refreshed
+		}
 	}
 	switch {
-	case e.service.Check() != nil, m.Stamp < 0, m.Stamp > limit, m.AgeMS < 0, m.AgeMS > maxAgeMS:
-		return false, reasonMalformed
-	case age > e.lifetime():
-		return false, ""
+	case e.service.Check() != nil:
+		return registration{}, false, reasonMalformed
+	case !r.room(m.key(), now):
+		return registration{}, false, reasonRegistryFull
 	}
 	if e.service.Extra == nil {
 		e.service.Extra = map[string]any{}
 	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	old, known := r.entries[m.key()]
-	if known && (old.stamp > e.stamp || (old.stamp == e.stamp && (old.evicted || !e.evicted))) {
-		return false, ""
-	}
-	if !r.room(m.key(), now) {
-		return false, reasonRegistryFull
-	}
 	r.lastStamp = max(r.lastStamp, e.stamp)
 	r.put(m.key(), e)
-	return true, ""
+	return e.message(now), true, ""
 }
+
+// maxOriginBytes is more than a node's name has.
+const maxOriginBytes = 255
 
 // maxAgeMS keeps the arithmetic of ages far from overflow.
 const maxAgeMS = int64(24 * time.Hour / time.Millisecond)
 
 func (r *registry) list(name string, now time.Time) []fleet.Service {
+	wall := r.wall()
 	r.mu.RLock()
 	defer r.mu.RUnlock()
 	services := []fleet.Service{}
@@ -212,7 +279,7 @@ func (r *registry) list(name string, now time.Time) []fleet.Service {
 		if s.Status, kept = fleet.ServiceStatusAt(now.Sub(e.refreshed)); !kept {
 			continue
 		}
-		s.UpdateAt = e.refreshed.Unix()
+		s.UpdateAt = wall.Add(e.refreshed.Sub(now)).Unix()
 		s.Extra = maps.Clone(s.Extra)
 		services = append(services, s)
 	}
@@ -220,9 +287,10 @@ func (r *registry) list(name string, now time.Time) []fleet.Service {
 	return services
 }
 
-// stamp returns a number above all that this node has seen. The caller holds mu.
-func (r *registry) stamp(now time.Time) int64 {
-	r.lastStamp = max(r.lastStamp+1, now.UnixMicro())
+// stamp returns a number above all that this node has seen, its own clock's if
+// that is higher. The caller holds mu.
+func (r *registry) stamp() int64 {
+	r.lastStamp = max(r.lastStamp+1, min(r.wall().UnixMicro(), maxStamp/2))
 	return r.lastStamp
 }
 
@@ -231,19 +299,24 @@ func (r *registry) room(key fleet.ServiceKey, now time.Time) bool {
 	if _, known := r.entries[key]; known || len(r.entries) < maxServices {
 		return true
 	}
-	r.sweepLocked(now)
+	if !r.swept.IsZero() && now.Sub(r.swept) < sweepPause {
+		return false
+	}
+	r.swept = now
+	r.sweepLocked(func(e *entry) bool { return e.spent(now) || (!e.evicted && !e.listed(now)) })
 	return len(r.entries) < maxServices
 }
 
 func (r *registry) sweep(now time.Time) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.sweepLocked(now)
+	r.sweepLocked(func(e *entry) bool { return e.spent(now) })
 }
 
-func (r *registry) sweepLocked(now time.Time) {
+// sweepLocked removes what can go. The caller holds mu.
+func (r *registry) sweepLocked(gone func(*entry) bool) {
 	for key, e := range r.entries {
-		if now.Sub(e.refreshed) <= e.lifetime() {
+		if !gone(e) {
 			continue
 		}
 		delete(r.entries, key)
@@ -259,12 +332,14 @@ func (r *registry) len() int {
 	return len(r.entries)
 }
 
-// state returns everything, for another node to merge.
+// state returns what is registered or was evicted, for another node to merge.
 func (r *registry) state(now time.Time) ([]byte, error) {
 	r.mu.RLock()
 	all := make([]registration, 0, len(r.entries))
 	for _, e := range r.entries {
-		all = append(all, e.message(now))
+		if e.listed(now) || e.evicted {
+			all = append(all, e.message(now))
+		}
 	}
 	r.mu.RUnlock()
 	body, err := json.Marshal(all)

@@ -253,3 +253,107 @@ func TestTheRegistryIsBounded(t *testing.T) {
 		}
 	})
 }
+
+// renew registers a service each 30 s for so long, through a node that pick
+// names, and wants it green on each of the nodes all the time.
+func renew(t *testing.T, s fleet.Service, lasts time.Duration, pick func(i int) *testNode, on ...*testNode) {
+	t.Helper()
+	for i := range int(lasts / (30 * time.Second)) {
+		if _, err := pick(i).Register(s); err != nil {
+			t.Fatal(err)
+		}
+		for range 15 {
+			time.Sleep(2 * time.Second)
+			for _, node := range on {
+				if got := node.Services(s.Name); len(got) != 1 || got[0].Status != fleet.ServiceGreen {
+					t.Errorf("%s lists %+v in round %d", node.id, got, i)
+				}
+			}
+		}
+	}
+}
+
+// Each side of a cluster that is cut in two knows what it hears, after ten
+// minutes too, and both know all when it is whole.
+func TestTenMinutesCutOff(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := memnet.New()
+		nodes := startThree(t, n)
+		here, there, silent := service("here", 1), service("there", 2), service("silent", 3)
+		for _, s := range []fleet.Service{here, there, silent} {
+			if _, err := nodes[1].Register(s); err != nil {
+				t.Fatal(err)
+			}
+		}
+		time.Sleep(5 * time.Second)
+		n.Cut(ip(1))
+		var sides sync.WaitGroup
+		sides.Go(func() { renew(t, here, 10*time.Minute, func(int) *testNode { return nodes[0] }, nodes[0]) })
+		sides.Go(func() {
+			renew(t, there, 10*time.Minute, func(i int) *testNode { return nodes[1+i%2] }, nodes[1], nodes[2])
+		})
+		sides.Wait()
+		if got := nodes[0].Services(""); len(got) != 1 {
+			t.Errorf("n1, cut off, lists %+v", got)
+		}
+		for _, s := range []fleet.Service{here, there} { // the silent one was forgotten everywhere
+			if _, err := nodes[0].Register(s); err != nil {
+				t.Fatal(err)
+			}
+		}
+		n.Heal()
+		for _, node := range nodes {
+			await(t, 40*time.Second, node.id+" knows both", has(node, "", 2))
+		}
+		renew(t, here, 2*time.Minute, func(i int) *testNode { return nodes[i%3] }, nodes...)
+	})
+}
+
+// A service that renews through any node stays green while each node in turn is
+// restarted, with nothing of its memory.
+func TestServicesSurviveTheRestartOfEachNode(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := memnet.New()
+		nodes := startThree(t, n)
+		s := service("svc", 1)
+		registered, err := nodes[0].Register(s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(3 * time.Second)
+		for i := range nodes {
+			nodes[i].stop()
+			others := []*testNode{nodes[(i+1)%3], nodes[(i+2)%3]}
+			renew(t, s, time.Minute, func(round int) *testNode { return others[round%2] }, others...)
+			nodes[i] = startNode(t, n, i+1)
+			<-nodes[i].Tried()
+			if got := nodes[i].Services("svc"); len(got) != 1 || got[0].CreateAt != registered.CreateAt {
+				t.Errorf("n%d, just started, lists %+v", i+1, got)
+			}
+			time.Sleep(time.Second) // the next one is stopped 31 s after the last renewal
+		}
+	})
+}
+
+// An eviction through a node that has not heard of the service yet holds.
+func TestAnEvictionOfWhatIsNotKnownYetHolds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := memnet.New()
+		nodes := startThree(t, n)
+		n.Cut(ip(2))
+		s := service("svc", 1)
+		if _, err := nodes[0].Register(s); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Second)
+		if nodes[1].Evict(s.Key()) {
+			t.Fatal("n2 knows a service that it cannot have heard of")
+		}
+		n.Heal()
+		await(t, 70*time.Second, "n1 forgets it", has(nodes[0], "svc", 0))
+		await(t, 70*time.Second, "n3 forgets it", has(nodes[2], "svc", 0))
+		if nodes[0].Evict(fleet.ServiceKey{Name: "a b", IP: "1", Port: 1}) {
+			t.Error("a name that no service can have was known")
+		}
+	})
+}
