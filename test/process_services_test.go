@@ -48,8 +48,11 @@ func TestProcessOtherServices(t *testing.T) {
 		process.Eventually(t, 20*time.Second, fmt.Sprintf("%d services", want), func() error {
 			for _, n := range nodes {
 				_, body, err := n.Try("GET", "/registry/detail?name=rule_engine", "", "")
-				if err != nil || strings.Count(string(body), `"ip":"192.0.2.7","port":9000,"status":0`) != want {
-					return fmt.Errorf("%s: %s %v", n.Name, body, err)
+				if err != nil {
+					return err
+				}
+				if strings.Count(string(body), `"ip":"192.0.2.7","port":9000,"status":0`) != want {
+					return fmt.Errorf("%s lists %s", n.Name, body)
 				}
 			}
 			return nil
