@@ -267,7 +267,7 @@ func (m *model) connect(a *modelAgent) {
 			st := &modelStream{id: a.id, every: m.every, left: left}
 			var cancel context.CancelFunc
 			st.ctx, cancel = context.WithCancel(peer.NewContext(ctx, &peer.Peer{
-				Addr: &net.TCPAddr{}, AuthInfo: agentAuth{conn: &agentConn{}, fleetWide: true},
+				Addr: &net.TCPAddr{}, AuthInfo: agentAuth{conn: &leanConn{raw: &agentConn{}}, fleetWide: true},
 			}))
 			_ = s.transfer(nil, st)
 			cancel()

@@ -11,6 +11,7 @@ import (
 	"net"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -41,7 +42,7 @@ var (
 // agentAuth is what a handshake leaves with the connection.
 type agentAuth struct {
 	credentials.CommonAuthInfo
-	conn      *agentConn
+	conn      *leanConn
 	agentID   string
 	fleetWide bool
 	refused   error // why the certificate is not good for an agent
@@ -75,10 +76,11 @@ func (c *agentCreds) ServerHandshake(raw net.Conn) (net.Conn, credentials.AuthIn
 		return nil, nil, err
 	}
 	c.seconds.Observe(time.Since(began).Seconds())
-	auth := agentAuth{CommonAuthInfo: credentials.CommonAuthInfo{SecurityLevel: credentials.PrivacyAndIntegrity}, conn: accepted}
+	lean := &leanConn{Conn: conn, raw: accepted}
+	auth := agentAuth{CommonAuthInfo: credentials.CommonAuthInfo{SecurityLevel: credentials.PrivacyAndIntegrity}, conn: lean}
 	auth.agentID, auth.fleetWide, auth.refused = c.identify(state)
 	forgetCertificates(state)
-	return &leanConn{Conn: conn, raw: accepted}, auth, nil
+	return lean, auth, nil
 }
 
 // forgetCertificates takes the parsed certificates, which are some 4 KB, out of
@@ -106,7 +108,7 @@ func (s *Server) identify(ctx context.Context) (peerInfo, error) {
 	if !ok {
 		return peerInfo{}, s.refuse(reasonCertificate, codes.Unauthenticated, "the connection has no TLS")
 	}
-	s.connections.used(auth.conn)
+	s.connections.used(auth.conn.raw)
 	if auth.refused != nil {
 		s.agentLogs.warn("client certificate refused", "remote", p.Addr.String(), "error", auth.refused)
 		return peerInfo{}, s.refuse(reasonCertificate, codes.PermissionDenied, "the client certificate is not good for an agent of this fleet")
@@ -116,8 +118,10 @@ func (s *Server) identify(ctx context.Context) (peerInfo, error) {
 
 // connections are those that agents have open.
 type connections struct {
-	limit   int
-	refused func()
+	limit    int
+	refused  func(reason)
+	refusals refusals
+	none     atomic.Bool // none is taken; see RefuseNew
 
 	mu     sync.Mutex
 	open   int
@@ -125,7 +129,7 @@ type connections struct {
 	fresh  map[*agentConn]struct{} // without a stream yet
 }
 
-func newConnections(limit int, refused func()) *connections {
+func newConnections(limit int, refused func(reason)) *connections {
 	return &connections{limit: limit, refused: refused, fresh: make(map[*agentConn]struct{})}
 }
 
@@ -221,9 +225,11 @@ func (a *agentConn) Close() error {
 // looks for ReadOnReady, and takes a buffer from a pool each time that there is
 // something to read, in place of one for the life of the connection.
 type leanConn struct {
-	net.Conn // TLS, on raw
-	raw      *agentConn
-	first    [1]byte
+	*tls.Conn // on raw
+	raw       *agentConn
+	first     [1]byte
+	uploads   atomic.Int32
+	departing atomic.Pointer[departure] // nil unless the agent is sent away
 }
 
 // ReadOnReady waits until there is data, then reads what is there into a buffer
@@ -231,6 +237,9 @@ type leanConn struct {
 // byte; the rest comes without waiting.
 func (c *leanConn) ReadOnReady(size int, pool mem.BufferPool) (*[]byte, int, error) {
 	if n, err := c.Read(c.first[:]); n == 0 {
+		if d := c.departing.Load(); d != nil && err != nil {
+			d.taken()
+		}
 		return nil, 0, err
 	}
 	buf := pool.Get(size)
@@ -239,6 +248,30 @@ func (c *leanConn) ReadOnReady(size int, pool mem.BufferPool) (*[]byte, int, err
 	n, _ := c.Read((*buf)[1:]) // an error that stays comes again
 	c.raw.ready = false
 	return buf, 1 + n, nil
+}
+
+// Write is that of TLS until our side is closed; then what gRPC writes goes
+// nowhere, and it goes on reading.
+func (c *leanConn) Write(p []byte) (int, error) {
+	n, err := c.Conn.Write(p)
+	if err != nil && c.departing.Load() != nil {
+		return len(p), nil
+	}
+	return n, err
+}
+
+// closeWrite ends our side of the connection and gives the agent partingTime to
+// end its own.
+func (c *leanConn) closeWrite() {
+	deadline := time.Now().Add(partingTime)
+	_ = c.raw.SetDeadline(deadline) // without it, Close below is too late at worst
+	err := c.CloseWrite()
+	if half, ok := c.raw.Conn.(interface{ CloseWrite() error }); ok && err == nil {
+		err = half.CloseWrite()
+	}
+	if err != nil { // the agent does not read, or the connection is gone
+		_ = c.raw.Close()
+	}
 }
 
 // errWouldWait is what TLS takes for a passing fault of the network: it keeps
@@ -252,7 +285,8 @@ func (wouldWait) Timeout() bool   { return true }
 func (wouldWait) Temporary() bool { return true }
 
 // limitedListener closes connections above the limit at once, so that a flood
-// of them cannot take all files of the process.
+// of them cannot take all files of the process, and those of agents that were sent
+// away.
 type limitedListener struct {
 	net.Listener
 	all *connections
@@ -265,10 +299,14 @@ func (l *limitedListener) Accept() (net.Conn, error) {
 		if err != nil {
 			return nil, err
 		}
+		if l.all.refuses(remoteIP(conn.RemoteAddr())) {
+			reset(conn)
+			continue
+		}
 		if a := l.all.add(conn); a != nil {
 			return a, nil
 		}
-		l.all.refused()
-		_ = conn.Close()
+		l.all.refused(reasonConnections)
+		reset(conn)
 	}
 }

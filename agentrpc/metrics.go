@@ -28,13 +28,14 @@ const (
 	reasonState       reason = "state_unavailable"
 	reasonLog         reason = "record_log"
 	reasonDraining    reason = "draining"
+	reasonShed        reason = "shed"
 )
 
 func reasons() []reason {
 	return []reason{
 		reasonConnections, reasonHandshake, reasonCertificate, reasonSessions, reasonSilent,
 		reasonUndecodable, reasonTooLarge, reasonAgentID, reasonNotItsID, reasonIDChanged,
-		reasonState, reasonLog, reasonDraining,
+		reasonState, reasonLog, reasonDraining, reasonShed,
 	}
 }
 
@@ -57,6 +58,7 @@ type metrics struct {
 type connectionMetrics struct {
 	handshakes prometheus.Histogram
 	opened     prometheus.Counter
+	shed       prometheus.Counter
 	refused    *prometheus.CounterVec // by reason
 	closed     *prometheus.CounterVec // by cause
 }
@@ -108,6 +110,7 @@ func newConnectionMetrics(r *registrar) connectionMetrics {
 	return connectionMetrics{
 		handshakes: r.histogram("handshake_seconds", "TLS handshakes with agents that succeeded.", []float64{.002, .005, .01, .02, .05, .1, .5, 2, 10}),
 		opened:     r.counter("opened_sessions_total", "Agents whose stream this node has accepted."),
+		shed:       r.counter("shed_total", "Sessions that this node has sent away, so that their agents go to nodes with fewer."),
 		refused:    r.vector("refused_total", "Connections, streams and messages refused.", "reason", all...),
 		closed:     r.vector("closed_sessions_total", "Sessions closed by this node: a newer stream of the agent here (replaced) or on another node (moved), another node's refusal of this one's claim (outclaimed), or an operator's reset.", "cause", "replaced", "moved", "outclaimed", "reset"),
 	}

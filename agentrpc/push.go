@@ -203,7 +203,7 @@ func (s *Server) pushConfig(sess *session) error {
 // send writes a command to the stream. An agent that does not read for
 // SendTimeout loses its connection: only that ends a blocked write.
 func (s *Server) send(sess *session, command []byte) error {
-	timer := time.AfterFunc(s.opts.Tuning.SendTimeout, func() { _ = sess.peer.conn.Close() })
+	timer := time.AfterFunc(s.opts.Tuning.SendTimeout, func() { _ = sess.peer.conn.raw.Close() })
 	err := sess.stream.SendMsg(command)
 	if timer.Stop() && err == nil {
 		return nil

@@ -82,6 +82,7 @@ type parts struct {
 	awaits    *awaits
 	uploads   *uploads
 	claims    *claims
+	shedder   *shedder
 }
 
 // New checks the options and makes the upload directory. It serves nothing
@@ -105,7 +106,7 @@ func New(opts Options) (*Server, error) {
 		drain:     make(chan struct{}),
 	}
 	// Some room for agents that come again before their old connection is gone.
-	s.connections = newConnections(opts.Limit+opts.Limit/4+64, func() { s.count(reasonConnections) })
+	s.connections = newConnections(opts.Limit+opts.Limit/4+64, s.count)
 	for _, f := range fleet.FactFields() {
 		s.facts[f] = true
 	}
@@ -122,6 +123,7 @@ func New(opts Options) (*Server, error) {
 		awaits:    newAwaits(),
 		uploads:   &uploads{slots: make(chan struct{}, opts.Tuning.MaxUploads)},
 		claims:    newClaims(s),
+		shedder:   new(shedder),
 	}
 	if err := s.removeLeftovers(); err != nil {
 		return nil, err
@@ -201,6 +203,7 @@ func (s *Server) Run(ctx context.Context) error {
 // stopStreams ends every stream and waits for the receivers and senders.
 func (s *Server) stopStreams() {
 	close(s.drain)
+	s.parts.shedder.stop()
 	s.connections.closeFresh()
 	var deadline sync.WaitGroup
 	finished := make(chan struct{})
@@ -217,6 +220,7 @@ func (s *Server) stopStreams() {
 	s.grpc.GracefulStop() // returns when every handler has
 	s.receivers.Wait()    // so none is added any more
 	s.senders.Wait()      // nor of these: a handler waits for its session's
+	s.parts.shedder.work.Wait()
 	close(finished)
 	deadline.Wait()
 	s.grpc.Stop()

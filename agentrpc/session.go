@@ -5,7 +5,6 @@ package agentrpc
 
 import (
 	"context"
-	"net"
 	"sync"
 	"sync/atomic"
 
@@ -46,7 +45,7 @@ type received struct {
 
 // peerInfo says who is at the other end of the connection.
 type peerInfo struct {
-	conn      net.Conn // closed to get rid of an agent that does not read
+	conn      *leanConn
 	addr      string
 	agentID   string // of the certificate; "" unless it is the agent's own
 	fleetWide bool

@@ -42,8 +42,11 @@ func (s *Server) SessionIDs() []string {
 	return out
 }
 
-// SessionCount returns how many agents have a stream to this node.
-func (s *Server) SessionCount() int { return s.registry.count() }
+// SessionCount returns how many agents have a stream to this node, but for those
+// that are being sent away.
+func (s *Server) SessionCount() int {
+	return max(0, s.registry.count()-s.parts.shedder.count())
+}
 
 // Reset closes the streams of the named agents; they come back when they like.
 // The answer holds each ID with nil, or fleet.ErrOffline when this node does not

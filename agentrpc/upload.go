@@ -48,6 +48,8 @@ func (s *Server) upload(_ any, stream grpc.ServerStream) error {
 	if err != nil {
 		return err
 	}
+	peer.conn.uploads.Add(1)
+	defer peer.conn.uploads.Add(-1)
 	select {
 	case s.parts.uploads.slots <- struct{}{}:
 		defer func() { <-s.parts.uploads.slots }()

@@ -147,21 +147,27 @@ func (w *world) dial(config *tls.Config) *grpc.ClientConn { return w.dialFrom(ag
 
 func (w *world) dialFrom(ip string, config *tls.Config) *grpc.ClientConn {
 	w.t.Helper()
-	grpccodec.Register()
-	if config == nil {
-		config = w.clientTLS()
-	}
-	conn, err := grpc.NewClient("passthrough:///"+net.JoinHostPort(serverIP, agentPort),
-		grpc.WithTransportCredentials(credentials.NewTLS(config)),
-		grpc.WithContextDialer(func(ctx context.Context, addr string) (net.Conn, error) {
-			return w.net.Host(ip).DialContext(ctx, "tcp", addr)
-		}),
-		grpc.WithDefaultCallOptions(grpc.ForceCodecV2(bytesCodec{encoding.GetCodecV2("proto")})))
+	conn, err := grpc.NewClient("passthrough:///"+net.JoinHostPort(serverIP, agentPort), w.dialOptions(ip, config)...)
 	if err != nil {
 		w.t.Fatal(err)
 	}
 	w.clients = append(w.clients, conn)
 	return conn
+}
+
+func (w *world) dialOptions(ip string, config *tls.Config) []grpc.DialOption {
+	w.t.Helper()
+	grpccodec.Register()
+	if config == nil {
+		config = w.clientTLS()
+	}
+	return []grpc.DialOption{
+		grpc.WithTransportCredentials(credentials.NewTLS(config)),
+		grpc.WithContextDialer(func(ctx context.Context, addr string) (net.Conn, error) {
+			return w.net.Host(ip).DialContext(ctx, "tcp", addr)
+		}),
+		grpc.WithDefaultCallOptions(grpc.ForceCodecV2(bytesCodec{encoding.GetCodecV2("proto")})),
+	}
 }
 
 // bytesCodec sends []byte as it is.

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"sync/atomic"
 	"time"
 )
 
@@ -18,6 +19,7 @@ type Conn struct {
 	in, out       *stream
 	peer          *Conn
 	closed        bool // guarded by network.mu
+	resets        atomic.Bool
 }
 
 // newConnPair makes both ends of a stream whose first end is link.from's.
@@ -46,8 +48,18 @@ func (c *Conn) Close() error {
 	if !c.network.forget(c) {
 		return c.wrap("close", net.ErrClosed)
 	}
+	if c.resets.Load() {
+		c.out.reset()
+	}
 	c.out.closeWrite()
 	c.in.closeRead()
+	return nil
+}
+
+// SetLinger is that of *net.TCPConn: after 0, Close makes the peer see a reset.
+// Other values are as none.
+func (c *Conn) SetLinger(sec int) error {
+	c.resets.Store(sec == 0)
 	return nil
 }
 
