@@ -250,18 +250,9 @@ func (c *leanConn) ReadOnReady(size int, pool mem.BufferPool) (*[]byte, int, err
 	return buf, 1 + n, nil
 }
 
-// Write is that of TLS until our side is closed; then what gRPC writes goes
-// nowhere, and it goes on reading.
-func (c *leanConn) Write(p []byte) (int, error) {
-	n, err := c.Conn.Write(p)
-	if err != nil && c.departing.Load() != nil {
-		return len(p), nil
-	}
-	return n, err
-}
-
 // closeWrite ends our side of the connection and gives the agent partingTime to
-// end its own.
+// end its own. Writes of gRPC fail from then on; it leaves that to its reader, which
+// goes on.
 func (c *leanConn) closeWrite() {
 	deadline := time.Now().Add(partingTime)
 	_ = c.raw.SetDeadline(deadline) // without it, Close below is too late at worst

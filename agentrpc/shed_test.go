@@ -131,8 +131,8 @@ func TestShedTakesWhatWasWritten(t *testing.T) {
 					first = false
 					return nil
 				})
-				for range 100 {
-					a.send(record(59))
+				for range 100 { // more than half of the window: it has to be updated meanwhile
+					a.send(record(59, "exe", strings.Repeat("x", 500)))
 				}
 				if n := w.srv.Shed(1); n != 1 {
 					t.Fatalf("Shed(1) = %d", n)
