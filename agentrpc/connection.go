@@ -254,9 +254,10 @@ func (c *leanConn) ReadOnReady(size int, pool mem.BufferPool) (*[]byte, int, err
 // end its own. Writes of gRPC fail from then on; it leaves that to its reader, which
 // goes on.
 func (c *leanConn) closeWrite() {
-	deadline := time.Now().Add(partingTime)
-	_ = c.raw.SetDeadline(deadline) // without it, Close below is too late at worst
-	err := c.CloseWrite()
+	err := c.raw.SetDeadline(time.Now().Add(partingTime))
+	if err == nil {
+		err = c.CloseWrite() // of TLS
+	}
 	if half, ok := c.raw.Conn.(interface{ CloseWrite() error }); ok && err == nil {
 		err = half.CloseWrite()
 	}
