@@ -51,8 +51,8 @@ type agentAuth struct {
 // AuthType names the protocol.
 func (agentAuth) AuthType() string { return "tls" }
 
-func newAgentCreds(opts *Options, seconds prometheus.Observer, failed func(remote net.Addr, err error)) *agentCreds {
-	return &agentCreds{TransportCredentials: credentials.NewTLS(opts.TLS), tls: opts.TLS, identify: opts.Identify, gate: newGate(opts.Tuning.HandshakeTimeout), seconds: seconds, failed: failed}
+func newAgentCreds(opts *Options, g *gate, seconds prometheus.Observer, failed func(remote net.Addr, err error)) *agentCreds {
+	return &agentCreds{TransportCredentials: credentials.NewTLS(opts.TLS), tls: opts.TLS, identify: opts.Identify, gate: g, seconds: seconds, failed: failed}
 }
 
 // ServerHandshake is called by gRPC with a deadline on the connection.

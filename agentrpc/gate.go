@@ -6,6 +6,7 @@ package agentrpc
 import (
 	"errors"
 	"runtime"
+	"sync/atomic"
 	"time"
 )
 
@@ -18,6 +19,7 @@ var errBusy = errors.New("too many handshakes at once")
 type gate struct {
 	slots   chan struct{}
 	timeout time.Duration // of waiting, and then of the handshake
+	waited  atomic.Int64  // when a handshake last waited for its slot, Unix nanoseconds
 }
 
 func newGate(timeout time.Duration) *gate {
@@ -31,6 +33,8 @@ func (g *gate) enter() error {
 		return nil
 	default:
 	}
+	g.waited.Store(time.Now().UnixNano())
+	defer func() { g.waited.Store(time.Now().UnixNano()) }()
 	timer := time.NewTimer(g.timeout)
 	defer timer.Stop()
 	select {
@@ -42,6 +46,15 @@ func (g *gate) enter() error {
 }
 
 func (g *gate) leave() { <-g.slots }
+
+// crowdedFor is how long the gate counts as crowded after a handshake had to wait.
+const crowdedFor = time.Second
+
+func (g *gate) crowded() bool { return time.Since(time.Unix(0, g.waited.Load())) < crowdedFor }
+
+// Crowded tells whether agents' handshakes have had to wait for each other in the
+// last second: others should leave them the processors.
+func (s *Server) Crowded() bool { return s.parts.gate.crowded() }
 
 // passage is a connection's way through the gate: it has a slot from when its
 // first bytes are there until it waits for more. An agent that sends nothing holds

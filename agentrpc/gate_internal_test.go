@@ -24,10 +24,19 @@ func TestGateLetsFewIn(t *testing.T) {
 		var late passage
 		late.begin(g)
 		start := time.Now()
+		if g.crowded() {
+			t.Error("crowded before anybody had to wait")
+		}
 		if _, err := late.hasRead(); !errors.Is(err, errBusy) || time.Since(start) != time.Second {
 			t.Errorf("%v after %v", err, time.Since(start))
 		}
 		late.end() // it has no slot to give back
+		if <-time.After(time.Second - 1); !g.crowded() {
+			t.Error("not crowded within a second of the wait")
+		}
+		if <-time.After(1); g.crowded() {
+			t.Error("crowded though nobody waits")
+		}
 
 		// A connection that waits for more bytes gives its slot back, once.
 		inside[0].reads()

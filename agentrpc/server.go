@@ -83,6 +83,7 @@ type parts struct {
 	uploads   *uploads
 	claims    *claims
 	shedder   *shedder
+	gate      *gate
 }
 
 // New checks the options and makes the upload directory. It serves nothing
@@ -124,6 +125,7 @@ func New(opts Options) (*Server, error) {
 		uploads:   &uploads{slots: make(chan struct{}, opts.Tuning.MaxUploads)},
 		claims:    newClaims(s),
 		shedder:   new(shedder),
+		gate:      newGate(opts.Tuning.HandshakeTimeout),
 	}
 	if err := s.removeLeftovers(); err != nil {
 		return nil, err
@@ -136,7 +138,7 @@ func New(opts Options) (*Server, error) {
 func (s *Server) newGRPC() *grpc.Server {
 	pool := new(buffers)
 	server := grpc.NewServer(
-		grpc.Creds(newAgentCreds(&s.opts, s.metrics.handshakes, s.handshakeFailed)),
+		grpc.Creds(newAgentCreds(&s.opts, s.parts.gate, s.metrics.handshakes, s.handshakeFailed)),
 		grpc.ForceServerCodecV2(rawCodec{pool: pool}),
 		experimental.BufferPool(pool),
 		grpc.ConnectionTimeout(s.opts.Tuning.HandshakeTimeout),

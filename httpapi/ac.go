@@ -32,8 +32,8 @@ func (a *API) connRoutes() []Route {
 	}
 	return []Route{
 		route(http.MethodGet, "/conn/count", fleet.PermFleetRead, "How many agents have a stream to this node.", a.connCount),
-		route(http.MethodGet, "/conn/list", fleet.PermFleetRead, "The agents with a stream to this node.", a.connList),
-		route(http.MethodGet, "/conn/stat", fleet.PermFleetRead, "The last heartbeats on this node's streams.", a.connStat),
+		heavy(route(http.MethodGet, "/conn/list", fleet.PermFleetRead, "The agents with a stream to this node.", a.connList)),
+		heavy(route(http.MethodGet, "/conn/stat", fleet.PermFleetRead, "The last heartbeats on this node's streams.", a.connStat)),
 		route(http.MethodPost, "/conn/reset", fleet.PermFleetWrite, "Close streams; their agents come back.", a.connReset),
 		route(http.MethodPost, "/command", fleet.PermTaskRun, "Send a command to an agent that has a stream, whichever node holds it.", a.command),
 		route(http.MethodPost, "/command/", fleet.PermTaskRun, "The same.", a.command),

@@ -16,7 +16,7 @@ import (
 
 const (
 	// searchesAtOnce bounds the searches of other nodes that this one carries out
-	// at the same time; more wait.
+	// at the same time, unless it is busy; more wait.
 	searchesAtOnce = 4
 	// maxHands bounds the goroutines of one search; they take half of the processors.
 	maxHands = 8
@@ -34,12 +34,11 @@ func (a *API) SearchAgents(ctx context.Context, s fleet.AgentSearch) (fleet.Agen
 	if err != nil {
 		return fleet.AgentHits{}, err
 	}
-	select {
-	case a.searches <- struct{}{}:
-		defer func() { <-a.searches }()
-	case <-ctx.Done():
-		return fleet.AgentHits{}, fmt.Errorf("wait for other searches: %w", ctx.Err())
+	leave, err := a.searches.enter(ctx)
+	if err != nil {
+		return fleet.AgentHits{}, fmt.Errorf("wait for other searches: %w", err)
 	}
+	defer leave()
 	ids, few, err := a.named(s.Filters)
 	if err != nil {
 		return fleet.AgentHits{}, err

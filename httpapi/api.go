@@ -36,8 +36,8 @@ type API struct {
 	strays   *strayTokens
 	touched  *touches
 	leader   *leaderQuestion
-	searches chan struct{} // slots for those of other nodes
-	numbers  *lru[numbered]
+	turns
+	numbers *lru[numbered]
 	bounds
 	routes   []Route
 	fixed    map[style]fixedHeaders
@@ -63,7 +63,7 @@ func New(opts Options) (*API, error) {
 		opts: opts, log: opts.Logger,
 		metrics:  newMetrics(opts.Registerer),
 		throttle: newLoginThrottle(), strays: newStrayTokens(), touched: newTouches(),
-		searches: make(chan struct{}, searchesAtOnce), bounds: bounds{walk: maxAgentScan, hands: max(1, min(runtime.GOMAXPROCS(0)/2, maxHands))},
+		bounds:   bounds{walk: maxAgentScan, hands: max(1, min(runtime.GOMAXPROCS(0)/2, maxHands))},
 		numbers:  newLRU[numbered](numbersKept),
 		leader:   newLeaderQuestion(opts.Cluster),
 		fixed:    newFixedHeaders(),
@@ -71,6 +71,7 @@ func New(opts Options) (*API, error) {
 		handlers: make(map[Listener]http.Handler),
 		streams:  streams{slots: make(chan struct{}, maxStreams)},
 	}
+	a.turns = newTurns(&opts)
 	a.routes = a.table()
 	checkTable(a.routes)
 	for _, l := range []Listener{ListenerSD, ListenerHTTP, ListenerHTTPS} {

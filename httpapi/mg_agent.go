@@ -19,16 +19,16 @@ func (a *API) agentRoutes() []Route {
 	}
 	read, write := fleet.PermFleetRead, fleet.PermFleetWrite
 	return []Route{
-		route(http.MethodGet, "/getStatus", read, "All agents.", a.agentList),
+		heavy(route(http.MethodGet, "/getStatus", read, "All agents.", a.agentList)),
 		route(http.MethodGet, "/getStatus/:id", read, "One agent.", a.agentGet),
-		route(http.MethodPost, "/getStatus/filter", read, "The agents that a filter chooses.", a.agentFilter),
+		heavy(route(http.MethodPost, "/getStatus/filter", read, "The agents that a filter chooses.", a.agentFilter)),
 		route(http.MethodGet, "/getDefaultConfig", read, "What agents run that have no config of their own.", a.configGet),
 		route(http.MethodPost, "/updateDefaultConfig", write, "Set what agents run that have no config of their own.", a.configSet),
 		route(http.MethodPost, "/addTags", write, "Tag agents by ID or address.", a.tagsAdd),
 		route(http.MethodPost, "/addTags/filter", write, "Tag the agents that a filter chooses.", a.tagsAddFilter),
 		route(http.MethodPost, "/delTags", write, "Take a tag from agents by ID or address.", a.tagsDelete),
-		route(http.MethodGet, "/getTags", read, "All tags in use.", a.tagsList),
-		route(http.MethodPost, "/getTags", read, "The tags of agents.", a.tagsOf),
+		heavy(route(http.MethodGet, "/getTags", read, "All tags in use.", a.tagsList)),
+		heavy(route(http.MethodPost, "/getTags", read, "The tags of agents.", a.tagsOf)),
 	}
 }
 

@@ -40,9 +40,9 @@ func (a *API) taskRoutes() []Route {
 		route(http.MethodPost, "/controlTask", run, "Run a task for a share of its targets, or cancel it.", a.taskControl),
 		route(http.MethodPost, "/quickTask/task", run, "Send a task to one agent.", a.taskQuick),
 		route(http.MethodGet, "/getTask/:id", read, "One task.", a.taskGet),
-		route(http.MethodPost, "/getTask/filter", read, "The tasks that a filter chooses, newest first.", a.taskFilter),
-		route(http.MethodGet, "/getSubTask/:task_id", read, "A task's parts.", a.subTaskList),
-		route(http.MethodPost, "/getSubTask/filter", read, "The parts of tasks that a filter chooses.", a.subTaskFilter),
+		heavy(route(http.MethodPost, "/getTask/filter", read, "The tasks that a filter chooses, newest first.", a.taskFilter)),
+		heavy(route(http.MethodGet, "/getSubTask/:task_id", read, "A task's parts.", a.subTaskList)),
+		heavy(route(http.MethodPost, "/getSubTask/filter", read, "The parts of tasks that a filter chooses.", a.subTaskFilter)),
 	}
 }
 

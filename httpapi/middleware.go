@@ -63,6 +63,9 @@ func (w *answer) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 // serve puts everything that is the same for all routes around one of them.
 func (a *API) serve(route Route, kind Listener) httprouter.Handle {
 	st, fixed, tally := styleOf(route.Path), a.fixed[styleOf(route.Path)], a.metrics.tally(route.Method, route.Path)
+	if route.Heavy {
+		route.handle = a.inTurn(route.handle)
+	}
 	return func(rw http.ResponseWriter, r *http.Request, params httprouter.Params) {
 		begun := a.opts.Now()
 		x := &struct {

@@ -50,8 +50,12 @@ type Options struct {
 	Limits
 }
 
-// Limits bound one request.
+// Limits bound requests.
 type Limits struct {
+	// Busy tells whether the node is short of processor time, so that only one
+	// query of the fleet should run at a time. It is asked at each of them and must
+	// not block. nil means never.
+	Busy func() bool
 	// MaxBodyBytes bounds a request's body; 0 means DefaultMaxBodyBytes.
 	MaxBodyBytes int64
 	// RequestTimeout bounds a request; 0 means DefaultRequestTimeout.
@@ -237,6 +241,9 @@ func (o *Options) setDefaults() {
 	}
 	if o.RequestTimeout == 0 {
 		o.RequestTimeout = DefaultRequestTimeout
+	}
+	if o.Busy == nil {
+		o.Busy = func() bool { return false }
 	}
 	if o.Starting == nil {
 		o.Starting = func() string { return "" }

@@ -76,12 +76,15 @@ type Route struct {
 	// Stateless routes neither read nor write the replicated state: they are
 	// served while it must not be read, and wait for no index.
 	Stateless bool
-	Summary   string
-	Query     any
-	Request   any
-	Response  any
-	Status    int // of a good answer; 0 means 200
-	handle    handlerFunc
+	// Heavy routes may look through the whole fleet: few run at once, and the
+	// others wait; see admission.
+	Heavy    bool
+	Summary  string
+	Query    any
+	Request  any
+	Response any
+	Status   int // of a good answer; 0 means 200
+	handle   handlerFunc
 	// Events is a zero value of the type of a stream's events, for routes that
 	// answer with one who asks for text/event-stream: then events handles the
 	// request, which has no time limit.
@@ -109,6 +112,12 @@ func OpenRoutes() []string {
 	}
 }
 
+// heavy marks a route as such.
+func heavy(r Route) Route {
+	r.Heavy = true
+	return r
+}
+
 // table is every route that there is.
 func (a *API) table() []Route {
 	return slices.Concat(a.healthRoutes(), a.discoveryRoutes(), a.connRoutes(),
@@ -131,6 +140,8 @@ func checkTable(routes []Route) {
 			panic("httpapi: " + name + " does not declare where it is served")
 		case r.Stateless && !r.Access.open:
 			panic("httpapi: " + name + " checks a credential, which is in the replicated state, and is declared to be without it")
+		case r.Heavy && r.Access.open:
+			panic("httpapi: " + name + " is heavy and open: anybody could hold up all queries")
 		case r.Access.open && !slices.Contains(opened, name):
 			panic("httpapi: " + name + " is open, but not in the list of open routes")
 		}

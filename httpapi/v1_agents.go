@@ -21,7 +21,7 @@ func (a *API) v1AgentRoutes() []Route {
 	read, write := permit(fleet.PermFleetRead), permit(fleet.PermFleetWrite)
 	return []Route{
 		{
-			Method: http.MethodGet, Path: "/v1/agents", Access: read, handle: a.v1Agents,
+			Method: http.MethodGet, Path: "/v1/agents", Heavy: true, Access: read, handle: a.v1Agents,
 			Summary: "Agents of the whole fleet by ID, online or not. A page of a filtered list may hold fewer than limit, even none, and still have a next.",
 			Query: struct {
 				apiv1.PageQuery

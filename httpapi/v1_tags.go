@@ -22,7 +22,7 @@ const (
 func (a *API) v1TagRoutes() []Route {
 	return []Route{
 		{
-			Method: http.MethodGet, Path: "/v1/tags", Access: permit(fleet.PermFleetRead), handle: a.v1Tags,
+			Method: http.MethodGet, Path: "/v1/tags", Heavy: true, Access: permit(fleet.PermFleetRead), handle: a.v1Tags,
 			Summary: "Tags by name, with how many agents carry each.", Query: apiv1.PageQuery{}, Response: apiv1.Page[apiv1.Tag]{},
 		},
 		{

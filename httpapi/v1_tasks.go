@@ -24,7 +24,7 @@ func (a *API) v1TaskRoutes() []Route {
 	read, run := permit(fleet.PermFleetRead), permit(fleet.PermTaskRun)
 	return []Route{
 		{
-			Method: http.MethodGet, Path: "/v1/tasks", Access: read, handle: a.v1Tasks,
+			Method: http.MethodGet, Path: "/v1/tasks", Heavy: true, Access: read, handle: a.v1Tasks,
 			Summary: "Tasks, the newest first.", Query: apiv1.PageQuery{}, Response: apiv1.Page[apiv1.Task]{},
 		},
 		{
@@ -45,7 +45,7 @@ func (a *API) v1TaskRoutes() []Route {
 			Summary: "Send nothing more of a task. What agents have already, they carry out.", Query: pathID{}, Response: apiv1.Task{},
 		},
 		{
-			Method: http.MethodGet, Path: "/v1/tasks/:id/agents", Access: read, handle: a.v1TaskAgents,
+			Method: http.MethodGet, Path: "/v1/tasks/:id/agents", Heavy: true, Access: read, handle: a.v1TaskAgents,
 			Summary: "What became of a task, agent by agent.",
 			Query: struct {
 				pathID

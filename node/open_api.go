@@ -130,6 +130,7 @@ func (n *Node) openAPI() error {
 		Others:         httpapi.Others{Cluster: n.store, NodeState: n.nodeState, Fleet: n.others().Peers},
 		Node:           httpapi.NodeInfo{Name: n.cfg.NodeID, Version: b.Version, Commit: b.Commit, BuiltAt: b.BuiltAt},
 		AllowPlainHTTP: n.cfg.Listen.AllowPlainHTTP,
+		Limits:         httpapi.Limits{Busy: func() bool { return n.agents.Crowded() || n.usage.short() }},
 	})
 	return err
 }

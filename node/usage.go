@@ -4,6 +4,7 @@
 package node
 
 import (
+	"runtime"
 	"sync"
 	"time"
 )
@@ -43,5 +44,9 @@ func (m *meter) value() float64 {
 type usage struct {
 	cpu meter // of CPU microseconds
 }
+
+// short tells whether the process has taken nearly all that its processors give,
+// by the last reading.
+func (u *usage) short() bool { return u.cpu.value() > 0.9*1e6*float64(runtime.GOMAXPROCS(0)) }
 
 func permille(share float64) uint16 { return uint16(min(max(share, 0), 1) * 1000) }
