@@ -60,6 +60,7 @@ type AgentConfig struct {
 	ClientCA  string `name:"agent-client-ca" placeholder:"FILE" help:"CA of existing agent certificates; one without a URI SAN is good for any agent ID."`
 	Advertise string `name:"agent-advertise" placeholder:"HOST:PORT" help:"What service discovery answers (default: --advertise with the port of --agent-addr)."`
 	Limit     int    `name:"agent-limit" placeholder:"N" help:"Agents at most (default: 20000, or 2000 less than the open-file limit)."`
+	ShedRate  int    `name:"shed-rate" default:"50" placeholder:"N" help:"Agents a second, at most, that are sent to less loaded nodes."`
 }
 
 // ClusterConfig says how nodes find and trust each other.
@@ -137,6 +138,9 @@ func (c *Config) validate() error {
 	}
 	if (c.Agents.Cert == "") != (c.Agents.Key == "") {
 		return fleet.Invalid("--agent-cert", "and --agent-key go together")
+	}
+	if c.Agents.ShedRate < 0 {
+		return fleet.Invalid("--shed-rate", "%d is negative", c.Agents.ShedRate)
 	}
 	if (c.Listen.HTTPCert == "") != (c.Listen.HTTPKey == "") {
 		return fleet.Invalid("--http-tls-cert", "and --http-tls-key go together")

@@ -13,6 +13,7 @@ type collector struct {
 
 	info, ready, degraded, draining *prometheus.Desc
 	certificate, memory             *prometheus.Desc
+	shareRatio, shedding, paused    *prometheus.Desc
 }
 
 func newCollector(n *Node) *collector {
@@ -24,7 +25,10 @@ func newCollector(n *Node) *collector {
 		info:        desc("info", "1; the version is in the label.", "version"),
 		ready:       desc("ready", "1 while /readyz answers 200."),
 		degraded:    desc("degraded_reasons", "How many reasons /readyz gives why a ready node is degraded."),
-		draining:    desc("draining", "1 once the node was asked to stop."),
+		draining:    desc("draining", "1 while an operator wants the node empty, and once it was asked to stop."),
+		shareRatio:  desc("share_ratio", "The node's agents over its fair share of the fleet's; 1 is as it should be, 0 says that it should have none."),
+		shedding:    desc("shedding", "1 while the node sends agents to other ones."),
+		paused:      desc("shed_paused", "1 while agents should be sent to other nodes but are not; the log says why."),
 		certificate: desc("certificate_end_timestamp_seconds", "When a certificate that the node uses ends (Unix time): of its CA, its agent and HTTPS listeners, and between the nodes.", "certificate"),
 		memory:      desc("memory_limit_bytes", "Memory that the node may use: of the machine, or of its control group if that is less. 0 where the system does not tell."),
 	}
@@ -32,7 +36,7 @@ func newCollector(n *Node) *collector {
 
 // Describe implements prometheus.Collector.
 func (c *collector) Describe(out chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{c.info, c.ready, c.degraded, c.draining, c.certificate, c.memory} {
+	for _, d := range []*prometheus.Desc{c.info, c.ready, c.degraded, c.draining, c.certificate, c.memory, c.shareRatio, c.shedding, c.paused} {
 		out <- d
 	}
 }
@@ -52,7 +56,11 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 	gauge(c.info, 1, c.n.env.Build.Version)
 	gauge(c.ready, one(h.Ready))
 	gauge(c.degraded, float64(len(h.Degraded)))
-	gauge(c.draining, one(c.n.draining.Load()))
+	gauge(c.draining, one(c.n.draining.Load() || c.n.shedding.drained.Load()))
+	step := c.n.shedding.step()
+	gauge(c.shareRatio, step.Ratio)
+	gauge(c.shedding, one(step.Shedding))
+	gauge(c.paused, one(step.Waits != ""))
 	gauge(c.memory, float64(memoryLimit()))
 	for name, end := range c.n.trust.ends() {
 		gauge(c.certificate, float64(end.Unix()), name)

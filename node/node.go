@@ -53,6 +53,7 @@ type Node struct {
 
 	parts
 	gauges
+	shedding shedding
 	started  time.Time
 	ready    chan struct{} // closed once everything runs
 	draining atomic.Bool
@@ -217,6 +218,7 @@ func (n *Node) start(ctx context.Context, stack *lifecycle.Stack) error {
 	}
 	stack.Start("record log", n.records.Run)
 	stack.Start("agents", n.agents.Run) // handshakes fail before there are certificates
+	stack.Start("balance", after(current, n.balance))
 	stack.Start("membership", after(member, n.watchRemoval))
 	stack.Start("names", after(member, n.watchRivals))
 	stack.Start("http", n.serveHTTP)

@@ -127,7 +127,7 @@ func (n *Node) openAPI() error {
 		Passwords:      password.New(),
 		Health:         n.health,
 		Starting:       n.unreadable,
-		Others:         httpapi.Others{Cluster: n.store, NodeState: n.nodeState, Fleet: n.others().Peers},
+		Others:         httpapi.Others{Cluster: n.store, NodeState: n.nodeState, Fleet: n.others().Peers, Drains: n},
 		Node:           httpapi.NodeInfo{Name: n.cfg.NodeID, Version: b.Version, Commit: b.Commit, BuiltAt: b.BuiltAt},
 		AllowPlainHTTP: n.cfg.Listen.AllowPlainHTTP,
 		Limits:         httpapi.Limits{Busy: func() bool { return n.agents.Crowded() || n.usage.short() }},

@@ -47,6 +47,16 @@ func (n *Node) unreadable() string {
 
 // health judges the node for probes and people. It does not block.
 func (n *Node) health() httpapi.Health {
+	h := n.fitness()
+	if n.shedding.drained.Load() {
+		h.Ready = false
+		h.Reasons = append(h.Reasons, fmt.Sprintf("draining, %d agents are left: undo it by: muster node undrain %s", n.agents.SessionCount(), n.cfg.NodeID))
+	}
+	return h
+}
+
+// fitness judges whether the node could take agents, if it were not to be emptied.
+func (n *Node) fitness() httpapi.Health {
 	select {
 	case <-n.ready:
 	default:
@@ -114,8 +124,8 @@ func (n *Node) load() fleet.Load {
 		MemoryPermille:   memory,
 		RecordsPerSecond: clamp32(uint64(n.rate.sample(time.Now(), ledger.Received))),
 		KafkaBacklog:     clamp32(ledger.Pending + ledger.Spooled),
-		Draining:         n.draining.Load(),
-		Ready:            n.health().Ready,
+		Draining:         n.draining.Load() || n.shedding.drained.Load(),
+		Ready:            n.fitness().Ready,
 		KafkaAway:        !kafka.Up,
 		Leaderless:       store.Leader == "",
 		Applied:          store.Applied,
