@@ -55,6 +55,13 @@ func (r *refusals) add(addr netip.Addr, now time.Time) {
 	r.queue = append(r.queue, refusal{addr: addr, until: until})
 }
 
+// clear refuses nobody any more.
+func (r *refusals) clear() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.queue, r.until, r.head = nil, nil, 0
+}
+
 // holds tells whether the address is refused now.
 func (r *refusals) holds(addr netip.Addr, now time.Time) bool {
 	r.mu.Lock()
@@ -111,8 +118,13 @@ func (c *connections) refuses(addr netip.Addr) bool {
 }
 
 // RefuseNew closes every new connection at once while on is true; those that
-// there are stay. It is for a node that its agents should leave.
-func (s *Server) RefuseNew(on bool) { s.connections.none.Store(on) }
+// there are stay. It is for a node that its agents should leave. Once that is over
+// those that have left may come back at once.
+func (s *Server) RefuseNew(on bool) {
+	if s.connections.none.Swap(on) && !on {
+		s.connections.refusals.clear()
+	}
+}
 
 // reset closes a connection so that the other side sees a reset. A stock agent
 // takes that for final and goes on to the next address; after a mere end it would

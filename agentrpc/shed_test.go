@@ -377,6 +377,25 @@ func TestRefuseNew(t *testing.T) {
 	})
 }
 
+// Who was sent away from a node that was to be empty may come back at once when
+// it is not any more.
+func TestRefuseNoMore(t *testing.T) {
+	inBubble(t, func(t *testing.T, w *world) {
+		crowd := w.crowdOf(2, "a", "10.1.0.1")
+		w.srv.RefuseNew(true)
+		if shed := w.srv.Shed(2); shed != 2 {
+			t.Fatalf("%d shed, want 2", shed)
+		}
+		for _, a := range crowd {
+			a.conn.Close()
+		}
+		w.srv.RefuseNew(false)
+		if w.refusedAt("10.1.0.1") {
+			t.Error("an agent is refused by a node that takes agents again")
+		}
+	})
+}
+
 // A shed agent's next session wins on another node as any other does, also while
 // this node has not yet seen its end.
 func TestShedAgentIsTakenElsewhere(t *testing.T) {
