@@ -47,7 +47,7 @@ func (m *Member) takesAgents(now time.Time) bool {
 }
 
 func (m *Member) reports(now time.Time) bool {
-	return m.Alive && !m.ReportedAt.IsZero() && now.Sub(m.ReportedAt) <= MaxLoadAge
+	return m.Alive && !m.Silent(now)
 }
 
 func (l *Load) degraded() bool { return l.KafkaAway || l.Leaderless }

@@ -4,6 +4,7 @@
 package fleet
 
 import (
+	"cmp"
 	"encoding/binary"
 	"fmt"
 	"math"
@@ -45,6 +46,10 @@ type Member struct {
 	Load       Load      `json:"load"`
 	ReportedAt time.Time `json:"reported_at"` // when Load came, by the knowing node's clock; zero: never
 	Alive      bool      `json:"alive"`       // as gossip sees it
+
+	// MaxAge is how old Load may be, where that is not MaxLoadAge: nodes that are
+	// far from each other allow for more.
+	MaxAge time.Duration `json:"-"`
 }
 
 // metaStrings lists the facts that are strings, in the order of the format.
@@ -53,6 +58,12 @@ func (m *Member) metaStrings() []*string {
 		&m.NodeID, &m.ServerID, &m.ClusterID, &m.Version, &m.Zone,
 		&m.AgentAddr, &m.HTTPAddr, &m.HTTPSAddr, &m.SDAddr, &m.NodeAddr,
 	}
+}
+
+// Silent tells whether the node's load was never reported, or not for so long
+// that it may be dead.
+func (m *Member) Silent(now time.Time) bool {
+	return m.ReportedAt.IsZero() || now.Sub(m.ReportedAt) > cmp.Or(m.MaxAge, MaxLoadAge)
 }
 
 // EncodeMeta returns the facts. It refuses those that do not fit MaxMetaBytes,

@@ -36,7 +36,7 @@ func (m *Member) Fill(onTheirWay float64) float64 {
 
 func (m *Member) standing(fill float64, now time.Time) standing {
 	switch {
-	case m.ReportedAt.IsZero() || now.Sub(m.ReportedAt) > MaxLoadAge:
+	case m.Silent(now):
 		return standingSilent
 	case !m.Load.Ready:
 		return standingNotReady

@@ -10,19 +10,26 @@ import (
 	"github.com/hashicorp/memberlist"
 )
 
-// config is memberlist's own for the profile, with our parts in it. How soon a
-// silent node counts as dead stays near memberlist's defaults, so that a slow
-// node is not given up; agents are sent elsewhere after fleet.MaxLoadAge.
+// config is memberlist's own for a LAN, slower by the profile's factor, with our
+// parts in it. How soon a silent node counts as dead stays as memberlist has it, so
+// that a slow node is not given up; agents are sent elsewhere after
+// fleet.MaxLoadAge. docs/operations.md has the times.
 func (g *Mesh) config() *memberlist.Config {
 	config := memberlist.DefaultLANConfig()
-	if g.opts.Profile == ProfileWAN {
-		config = memberlist.DefaultWANConfig()
+	for _, d := range []*time.Duration{
+		&config.ProbeInterval, &config.ProbeTimeout, &config.GossipInterval, &config.GossipToTheDeadTime,
+		&config.PushPullInterval, &config.TCPTimeout,
+	} {
+		*d = g.opts.Profile.scale(*d)
 	}
 	d := delegate{g}
 	config.Name = g.opts.Self.NodeID
 	config.Transport = g.transport
 	config.BindPort = int(g.transport.advertise.Port())
 	config.AdvertisePort = config.BindPort
+	// Load reports, nearly all that is sent, do not get smaller, and trying costs
+	// five times the CPU of the rest.
+	config.EnableCompression = false
 	config.SecretKey = g.opts.Key
 	config.Delegate = d
 	config.Events = d
@@ -38,8 +45,5 @@ func (g *Mesh) config() *memberlist.Config {
 // goodbyeTimeout is enough for memberlist to tell some peer that this node
 // leaves: four packets, one each gossip interval.
 func (g *Mesh) goodbyeTimeout() time.Duration {
-	if g.opts.Profile == ProfileWAN {
-		return 3 * time.Second
-	}
-	return 1500 * time.Millisecond
+	return g.opts.Profile.scale(1500 * time.Millisecond)
 }

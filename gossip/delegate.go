@@ -38,6 +38,10 @@ func (d delegate) NotifyMsg(b []byte) {
 		g.metrics.ignore(g.view.setLoad(node, load, time.Now()))
 	case kindLeaving:
 		g.view.setLeaving(string(b[1:]))
+	case kindQuestion:
+		g.asked(b[1:])
+	case kindReports:
+		g.told(b[1:], time.Now())
 	case kindRegistration:
 		r, err := decodeRegistration(b[1:])
 		if err != nil {
@@ -51,6 +55,39 @@ func (d delegate) NotifyMsg(b []byte) {
 		}
 	default:
 		g.metrics.ignore(reasonUnknownKind)
+	}
+}
+
+// asked notes what another node asks for.
+func (g *Mesh) asked(b []byte) {
+	q, err := decodeQuestion(b)
+	if err != nil || q.asker == g.opts.Self.NodeID {
+		g.metrics.ignore(reasonMalformed)
+		return
+	}
+	select {
+	case g.questions <- q:
+	default:
+		g.metrics.ignore(reasonBusy)
+	}
+}
+
+// told takes reports that this node has asked for. Several nodes were asked, so
+// that most come more than once.
+func (g *Mesh) told(b []byte, now time.Time) {
+	reports, err := decodeReports(b)
+	if err != nil {
+		g.metrics.ignore(reasonMalformed)
+		return
+	}
+	for _, k := range reports {
+		if k.node == g.opts.Self.NodeID {
+			g.metrics.ignore(reasonMalformed)
+			continue
+		}
+		if ignored := g.view.setLoad(k.node, k.load, now.Add(-k.age)); ignored != reasonStale {
+			g.metrics.ignore(ignored)
+		}
 	}
 }
 
@@ -147,11 +184,19 @@ func (d delegate) NotifyLeave(n *memberlist.Node) {
 	if n.Name == d.g.opts.Self.NodeID {
 		return
 	}
-	if left := d.g.view.setGone(n.Name, time.Now()); left {
+	switch d.g.view.setGone(n.Name, time.Now()) {
+	case fateNone:
+	case fateLeft:
 		d.g.logger.Info("node left", "node", n.Name, "address", n.Address())
-	} else {
-		d.g.logger.Warn("node does not answer any more and counts as dead", "node", n.Name, "address", n.Address())
+	case fateDead:
+		d.g.tellDead(n.Name, n.Address())
+	case fateDoubted:
+		d.g.logger.Info("node answers no probes, but its reports come", "node", n.Name, "address", n.Address())
 	}
+}
+
+func (g *Mesh) tellDead(node, address string) {
+	g.logger.Warn("node does not answer any more and counts as dead", "node", node, "address", address)
 }
 
 // NotifyConflict tells of two nodes with one name.

@@ -20,13 +20,16 @@ import (
 )
 
 const (
-	// reportInterval is how often a node tells its load; fleet.MaxLoadAge allows
-	// for two lost reports.
+	// reportInterval is how often a node tells its load, whatever the profile. A
+	// report that is lost is asked for, see ask.
 	reportInterval = time.Second
 
 	// sweepReports is how many reports lie between two sweeps for services and
 	// nodes that have been gone for long.
 	sweepReports = 15
+
+	// wanFactor is how much slower ProfileWAN is to leave out a silent node.
+	wanFactor = 3
 
 	updateTimeout = 5 * time.Second
 
@@ -46,6 +49,15 @@ const (
 	ProfileLAN Profile = "lan" // the default
 	ProfileWAN Profile = "wan" // nodes in several regions: slower to judge
 )
+
+// scale makes a time of the profile lan one of this profile: wan is wanFactor
+// times slower.
+func (p Profile) scale(d time.Duration) time.Duration {
+	if p == ProfileWAN {
+		return wanFactor * d
+	}
+	return d
+}
 
 // Options of a Mesh. Either BindAddr or both Listener and Packets are given.
 type Options struct {
@@ -126,6 +138,8 @@ type Mesh struct {
 
 	tried chan struct{} // closed after the first attempt to join
 	hurry chan struct{} // a token asks for a report now
+	// questions of other nodes; see maxQuestions.
+	questions chan question
 	names
 }
 
@@ -162,11 +176,14 @@ func New(opts Options) (*Mesh, error) {
 		opts:     opts,
 		logger:   opts.Logger,
 		metrics:  newMetrics(opts.Registerer),
-		view:     newView(opts.Self),
+		view:     newView(opts.Self, opts.Profile),
 		registry: newRegistry(opts.Self.NodeID, time.Now),
 		tried:    make(chan struct{}),
 		hurry:    make(chan struct{}, 1),
-		names:    names{rivals: make(chan fleet.Member, 1)},
+
+		questions: make(chan question, maxQuestions),
+
+		names: names{rivals: make(chan fleet.Member, 1)},
 	}
 	g.meta.Store(&meta)
 	g.transport = newTransport(opts.Listener, opts.Packets, opts.Dial, advertise, opts.Logger)
@@ -192,6 +209,7 @@ func (g *Mesh) Run(ctx context.Context) error {
 	g.list.Store(list)
 	group := lifecycle.NewGroup(ctx)
 	group.Go("report", func(ctx context.Context) error { return g.report(ctx, list) })
+	group.Go("ask", func(ctx context.Context) error { return g.ask(ctx, list) })
 	group.Go("join", func(ctx context.Context) error { return g.join(ctx, list) })
 	stop := context.AfterFunc(group.Context(), g.transport.stopDialing)
 	err = group.Wait()
@@ -291,6 +309,9 @@ func (g *Mesh) report(ctx context.Context, list *memberlist.Memberlist) error {
 		if !g.yields.Load() {
 			g.send(list, encodeLoad(g.opts.Self.NodeID, load))
 		}
+		for _, node := range g.view.bury(now) {
+			g.tellDead(node.Name, node.Addr)
+		}
 		if count%sweepReports == 0 {
 			g.registry.sweep(now)
 			g.view.sweep(now)
@@ -308,7 +329,11 @@ func (g *Mesh) report(ctx context.Context, list *memberlist.Memberlist) error {
 
 // send sends one packet to each other live node.
 func (g *Mesh) send(list *memberlist.Memberlist, message []byte) {
-	for _, peer := range g.view.peers() {
+	g.sendTo(list, message, g.view.peers()...)
+}
+
+func (g *Mesh) sendTo(list *memberlist.Memberlist, message []byte, peers ...memberlist.Address) {
+	for _, peer := range peers {
 		if err := list.SendToAddress(peer, message); err != nil {
 			g.metrics.sendFailures.Inc()
 		}

@@ -195,11 +195,15 @@ func FuzzMessages(f *testing.F) {
 	f.Add(append([]byte{kindLeaving}, "n1"...))
 	f.Add([]byte{})
 	f.Add(append([]byte{kindLoad, 255}, make([]byte, 255+fleet.LoadBytes)...)) // a name of 255 bytes
+	f.Add(encodeQuestion(question{asker: "n1", nodes: []wanted{{"self", 1}, {"n2", 1 << 40}}}))
+	f.Add(appendReport(appendReport([]byte{kindReports}, known{node: "n1", age: time.Second}), known{node: "self"}))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		g := &Mesh{
 			metrics:  newMetrics(nil),
-			view:     newView(fleet.Member{NodeID: "self"}),
+			view:     newView(fleet.Member{NodeID: "self"}, ProfileLAN),
 			registry: testRegistry(),
+
+			questions: make(chan question, 1),
 		}
 		g.opts.Self.NodeID = "self"
 		delegate{g}.NotifyMsg(b)
@@ -230,7 +234,7 @@ func TestLoadMessages(t *testing.T) {
 }
 
 func TestOnlyNewerReportsCount(t *testing.T) {
-	v := newView(fleet.Member{NodeID: "self"})
+	v := newView(fleet.Member{NodeID: "self"}, ProfileLAN)
 	if got := v.setLoad("other", fleet.Load{Sequence: 1}, testNow); got != reasonUnknownNode {
 		t.Errorf("unknown node: %q", got)
 	}
@@ -256,7 +260,7 @@ func TestOnlyNewerReportsCount(t *testing.T) {
 }
 
 func TestDeadNodesAreForgottenInTheEnd(t *testing.T) {
-	v := newView(fleet.Member{NodeID: "self"})
+	v := newView(fleet.Member{NodeID: "self"}, ProfileLAN)
 	v.setAlive(fleet.Member{NodeID: "other"}, v.nodes["self"].addr)
 	v.setGone("other", testNow)
 	v.setGone("self", testNow)
@@ -308,7 +312,7 @@ func TestServicesByName(t *testing.T) {
 // TestPicksAreCounted: whoever asks at once, each is counted, and a report halves
 // what was counted.
 func TestPicksAreCounted(t *testing.T) {
-	v := newView(fleet.Member{NodeID: "self"})
+	v := newView(fleet.Member{NodeID: "self"}, ProfileLAN)
 	for _, id := range []string{"n1", "n2"} {
 		v.setAlive(fleet.Member{NodeID: id}, v.nodes["self"].addr)
 		v.setLoad(id, fleet.Load{Ready: true, Limit: 1 << 20, Sequence: 1}, testNow)
@@ -334,7 +338,7 @@ func TestPicksAreCounted(t *testing.T) {
 }
 
 func TestTheListIsBounded(t *testing.T) {
-	v := newView(fleet.Member{NodeID: "self"})
+	v := newView(fleet.Member{NodeID: "self"}, ProfileLAN)
 	for i := range maxMembers + 10 {
 		_, ignored := v.setAlive(fleet.Member{NodeID: fmt.Sprint("n", i)}, v.nodes["self"].addr)
 		if full := i >= maxMembers-1; full != (ignored == reasonTooManyNodes) {
@@ -349,7 +353,7 @@ func TestTheListIsBounded(t *testing.T) {
 func BenchmarkPick(b *testing.B) {
 	for _, nodes := range []int{5, 50, 200} {
 		b.Run(fmt.Sprintf("nodes=%d", nodes), func(b *testing.B) {
-			v := newView(fleet.Member{NodeID: "self"})
+			v := newView(fleet.Member{NodeID: "self"}, ProfileLAN)
 			for i := range nodes {
 				id := fmt.Sprint("n", i)
 				v.setAlive(fleet.Member{NodeID: id}, v.nodes["self"].addr)
@@ -364,7 +368,7 @@ func BenchmarkPick(b *testing.B) {
 }
 
 func BenchmarkSetLoad(b *testing.B) {
-	v := newView(fleet.Member{NodeID: "self"})
+	v := newView(fleet.Member{NodeID: "self"}, ProfileLAN)
 	for i := range 50 {
 		v.setAlive(fleet.Member{NodeID: fmt.Sprint("n", i)}, v.nodes["self"].addr)
 	}

@@ -17,12 +17,20 @@ import (
 //	2  registration  JSON
 //	3  leaving       the node's name; memberlist's events do not tell a node that
 //	                 left on purpose from a dead one
+//	4  question      the asker's name, and of each node whose report is overdue
+//	                 there the name and the sequence of the last one (8 bytes)
+//	5  reports       of each node the name, the age in milliseconds (2 bytes) and,
+//	                 behind its length (1 byte), the report
+//
+// In 4 and 5 a name stands behind its length, 1 byte.
 //
 // Unknown kinds, of later releases, are ignored.
 const (
 	kindLoad         = 1
 	kindRegistration = 2
 	kindLeaving      = 3
+	kindQuestion     = 4
+	kindReports      = 5
 
 	// stateVersion begins the full comparison: a JSON list of registrations.
 	stateVersion = 1
@@ -42,12 +50,12 @@ func encodeLoad(node string, load fleet.Load) []byte {
 
 // decodeLoad reads what follows the kind.
 func decodeLoad(b []byte) (node string, load fleet.Load, err error) {
-	if len(b) == 0 || len(b) < 1+int(b[0]) {
-		return "", fleet.Load{}, fmt.Errorf("load message is cut off: %w", fleet.ErrInvalid)
+	node, report, err := cutName(b)
+	if err != nil {
+		return "", fleet.Load{}, err
 	}
-	end := 1 + int(b[0]) // not in a byte: a name may claim 255
-	load, err = fleet.DecodeLoad(b[end:])
-	return string(b[1:end]), load, err
+	load, err = fleet.DecodeLoad(report)
+	return node, load, err
 }
 
 func encodeRegistration(r registration) ([]byte, error) {

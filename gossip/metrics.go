@@ -17,12 +17,14 @@ const (
 	reasonRegistryFull = "registry_full"
 	reasonTooManyNodes = "too_many_nodes"
 	reasonOtherKey     = "other_key"
+	reasonBusy         = "busy"
 )
 
 type metrics struct {
 	members      prometheus.Gauge
 	services     prometheus.Gauge
 	ignored      *prometheus.CounterVec
+	asked        prometheus.Counter
 	joinFailures prometheus.Counter
 	sendFailures prometheus.Counter
 }
@@ -39,6 +41,9 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		ignored: factory.NewCounterVec(prometheus.CounterOpts{
 			Name: "muster_gossip_ignored_messages_total", Help: "Messages of other nodes that were not used.",
 		}, []string{"reason"}),
+		asked: factory.NewCounter(prometheus.CounterOpts{
+			Name: "muster_gossip_asked_reports_total", Help: "Load reports that did not come in time and were asked for: packets are being lost, or a node is silent.",
+		}),
 		joinFailures: factory.NewCounter(prometheus.CounterOpts{
 			Name: "muster_gossip_join_failures_total", Help: "Rounds in which none of the missing nodes could be joined.",
 		}),
@@ -46,7 +51,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 			Name: "muster_gossip_send_failures_total", Help: "Packets that could not be sent to a node.",
 		}),
 	}
-	for _, reason := range []string{reasonMalformed, reasonUnknownKind, reasonUnknownNode, reasonStale, reasonRegistryFull, reasonTooManyNodes, reasonOtherKey} {
+	for _, reason := range []string{reasonMalformed, reasonUnknownKind, reasonUnknownNode, reasonStale, reasonRegistryFull, reasonTooManyNodes, reasonOtherKey, reasonBusy} {
 		m.ignored.WithLabelValues(reason) // shown from the start, as 0
 	}
 	return m

@@ -23,6 +23,12 @@ const (
 	// and is called again, in case only the network had failed.
 	rememberDead = time.Hour
 
+	// doubtFor, for the profile lan, is how long a node stays whose death memberlist
+	// tells although its reports come: under loss its word that it lives may miss
+	// this node. It is called again meanwhile, which mends that. Then it is taken for
+	// dead: it speaks, but does not hear.
+	doubtFor = 2 * time.Minute
+
 	// maxMembers bounds the list; nodes beyond it are ignored.
 	maxMembers = 1000
 )
@@ -30,6 +36,8 @@ const (
 // view is what this node knows of all nodes.
 type view struct {
 	self     string
+	maxAge   time.Duration // of a report
+	doubtFor time.Duration
 	snapshot atomic.Pointer[roster]
 	rnd      *rand.Rand // safe for concurrent use
 
@@ -57,14 +65,18 @@ type node struct {
 	addr   netip.AddrPort  // of its gossip; zero for this node
 	diedAt time.Time
 
-	leaving bool // it said that it leaves
+	leaving bool      // it said that it leaves
+	doubted time.Time // when memberlist told its death, if it is not believed yet
 }
 
-func newView(self fleet.Member) *view {
-	self.Alive = true
+func newView(self fleet.Member, profile Profile) *view {
+	maxAge := profile.scale(fleet.MaxLoadAge)
+	self.Alive, self.MaxAge = true, maxAge
 	self.Load, self.ReportedAt = fleet.Load{}, time.Time{}
 	v := &view{
 		self:        self.NodeID,
+		maxAge:      maxAge,
+		doubtFor:    profile.scale(doubtFor),
 		rnd:         rand.New(chance{}),
 		nodes:       map[string]*node{self.NodeID: {member: self, handed: new(fleet.HandOuts)}},
 		subscribers: map[chan struct{}]struct{}{},
@@ -117,7 +129,7 @@ func (v *view) setAlive(facts fleet.Member, addr netip.AddrPort) (isNew bool, ig
 	if !known && len(v.nodes) >= maxMembers {
 		return false, reasonTooManyNodes
 	}
-	facts.Alive = true
+	facts.Alive, facts.MaxAge = true, v.maxAge
 	handed := new(fleet.HandOuts)
 	if known {
 		handed = old.handed
@@ -135,7 +147,7 @@ func (v *view) setFacts(facts fleet.Member) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	n := v.nodes[v.self]
-	facts.Alive = true
+	facts.Alive, facts.MaxAge = true, v.maxAge
 	facts.Load, facts.ReportedAt = n.member.Load, n.member.ReportedAt
 	n.member = facts
 	v.changed()
@@ -154,22 +166,53 @@ func (v *view) setLeaving(id string) {
 	v.publish()
 }
 
-// setGone notes that a node is dead, or forgets it when it left on purpose,
-// which it tells.
-func (v *view) setGone(id string, now time.Time) (left bool) {
+// fate is what becomes of a node that memberlist tells to be gone.
+type fate int
+
+const (
+	fateNone fate = iota // it is not known, or was dead before
+	fateLeft             // it left on purpose and is forgotten
+	fateDead
+	fateDoubted // its reports come: see doubtFor
+)
+
+// setGone notes what memberlist tells: that a node is dead, or has left.
+func (v *view) setGone(id string, now time.Time) fate {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	n, ok := v.nodes[id]
-	if !ok || id == v.self {
-		return false
-	}
-	if n.leaving {
+	switch {
+	case !ok || id == v.self || !n.member.Alive:
+		return fateNone
+	case n.leaving:
 		delete(v.nodes, id)
-	} else {
-		n.member.Alive, n.diedAt = false, now
+		v.changed()
+		return fateLeft
+	case !n.member.Silent(now):
+		n.doubted = now
+		return fateDoubted
 	}
+	n.member.Alive, n.diedAt = false, now
 	v.changed()
-	return n.leaving
+	return fateDead
+}
+
+// bury ends the doubts about nodes that are silent, too, or whose death was told
+// long ago, and returns who is dead now.
+func (v *view) bury(now time.Time) (dead []memberlist.Address) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	for id, n := range v.nodes {
+		if n.doubted.IsZero() || !n.member.Alive || !n.member.Silent(now) && now.Sub(n.doubted) <= v.doubtFor {
+			continue
+		}
+		n.member.Alive, n.diedAt = false, now
+		dead = append(dead, memberlist.Address{Addr: n.addr.String(), Name: id})
+	}
+	if len(dead) > 0 {
+		v.changed()
+	}
+	return dead
 }
 
 // setLoad notes a report. It returns why it did not, or an empty reason.
@@ -244,7 +287,54 @@ func (v *view) peers() []memberlist.Address {
 	return peers
 }
 
-// addresses returns where the other nodes are, the live and the dead ones.
+// peer returns where a live node is.
+func (v *view) peer(id string) (memberlist.Address, bool) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	n, ok := v.nodes[id]
+	if !ok || id == v.self || !n.member.Alive {
+		return memberlist.Address{}, false
+	}
+	return memberlist.Address{Addr: n.addr.String(), Name: id}, true
+}
+
+// overdue returns the nodes whose report is older than that, in no order. Those
+// that have never reported, or not for so long that they count as silent, are
+// not among them.
+func (v *view) overdue(now time.Time, after time.Duration) (nodes []wanted) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	for id, n := range v.nodes {
+		m := &n.member
+		if id == v.self || !m.Alive || n.leaving || m.ReportedAt.IsZero() {
+			continue
+		}
+		if age := now.Sub(m.ReportedAt); age > after && age <= v.maxAge {
+			nodes = append(nodes, wanted{id, m.Load.Sequence})
+		}
+	}
+	return nodes
+}
+
+// newer returns the reports that are newer than those, without the ones that
+// are too old to be of use.
+func (v *view) newer(nodes []wanted, now time.Time) (reports []known) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	for _, w := range nodes {
+		n, ok := v.nodes[w.node]
+		if !ok || n.leaving || n.member.Load.Sequence <= w.sequence {
+			continue
+		}
+		if age := now.Sub(n.member.ReportedAt); age <= v.maxAge {
+			reports = append(reports, known{w.node, n.member.Load, age})
+		}
+	}
+	return reports
+}
+
+// addresses returns where the other nodes are, the live ones, and those that are
+// dead or may be.
 func (v *view) addresses() (alive, dead map[netip.AddrPort]struct{}) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -252,7 +342,7 @@ func (v *view) addresses() (alive, dead map[netip.AddrPort]struct{}) {
 	for id, n := range v.nodes {
 		switch {
 		case id == v.self:
-		case n.member.Alive:
+		case n.member.Alive && n.doubted.IsZero():
 			alive[n.addr] = struct{}{}
 		default:
 			dead[n.addr] = struct{}{}
