@@ -145,7 +145,6 @@ func (a *API) serveEvents(w http.ResponseWriter, r *http.Request, c *call, s *ev
 	}
 	a.metrics.streams.Inc()
 	defer a.metrics.streams.Dec()
-	_ = s.ctl.SetReadDeadline(time.Time{}) // the request's, or it would end the stream
 	reason := a.pump(r, c, s, news)
 	s.deadline(time.Now().Add(streamWrite)) // for what net/http has yet to write
 	a.metrics.ended.WithLabelValues(reason).Inc()

@@ -268,7 +268,7 @@ func (a *API) nodeShower(all []nodeView) func(nodeView) apiv1.Node {
 		m, l, whyNot := v.member, v.member.Load, nonNil(whyNotStop(all, &v, now))
 		n := apiv1.Node{
 			Name: v.name(), ServerID: v.id(), Degraded: nonNil(v.faults(now)), Role: v.role(), State: v.showState(), Kafka: v.kafka(),
-			Draining: v.draining(), SafeToStop: len(whyNot) == 0, WhyNot: whyNot, FairShare: shares[v.key()],
+			Draining: v.marked, SafeToStop: len(whyNot) == 0, WhyNot: whyNot, FairShare: shares[v.key()],
 			Term: v.state.Term, Follows: cmp.Or(names[v.state.Leader], v.state.Leader), Applied: v.applied(),
 			Self: v.self, Version: m.Version, Format: m.Format, Zone: m.Zone,
 			ReportedAt: inUTC(m.ReportedAt), StartedAt: inUTC(m.Started), CertificateEnd: inUTC(v.state.CertificateEnd),

@@ -10,7 +10,7 @@ type Node struct {
 	Name          string    `json:"name"`
 	ServerID      string    `json:"server_id" description:"Of its data directory: another one under the same name is another node."`
 	State         string    `json:"state" enum:"ready,draining,not-ready,dead"`
-	Draining      bool      `json:"draining" description:"An operator wants it empty. A dead node keeps the mark: it stays empty when it comes back."`
+	Draining      bool      `json:"draining" description:"An operator wants it empty, until undrain. A dead node keeps the mark: it stays empty when it comes back."`
 	Degraded      []string  `json:"degraded" description:"What does not work as it should, in words."`
 	Role          string    `json:"role" enum:"leader,voter,non-voter,none" description:"none: not a member of the cluster yet, or removed from it."`
 	Term          uint64    `json:"term,omitempty" description:"By its own account; absent when it did not answer."`
