@@ -95,12 +95,18 @@ func (w *nodeWatcher) print(c apiv1.NodeChange) error {
 		return nil
 	}
 	w.agents[n.ServerID] = n.Load.Sessions
+	agents := ""
+	if n.State != "dead" {
+		agents = plural(int(n.Load.Sessions), "agent") + ", "
+	}
+	if share := shareOf(n); share != "-" {
+		agents += share + " of its share, "
+	}
 	state := nodeState(n)
 	if len(n.Degraded) > 0 {
 		state += " (" + strings.Join(n.Degraded, "; ") + ")"
 	}
-	line := fmt.Sprintf("%s  %-*s  %-7s  %-17s  %s agents, %s of its share, %s", w.now().Format("15:04:05"), w.width, oneLine(n.Name), c.Change,
-		loadBar(n), count(uint64(n.Load.Sessions)), shareOf(n), state)
+	line := fmt.Sprintf("%s  %-*s  %-7s  %-17s  %s%s", w.now().Format("15:04:05"), w.width, oneLine(n.Name), c.Change, loadBar(n), agents, state)
 	_, err := fmt.Fprintln(w.out, oneLine(line))
 	return err
 }
