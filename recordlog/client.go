@@ -79,9 +79,11 @@ func (s *SASL) scram(algo scram.Algorithm, password string) (sasl.Mechanism, err
 // one goroutine.
 type conn struct {
 	kafka   *protocol.Conn
+	raw     net.Conn // beneath it
 	addr    string
 	timeout time.Duration
 	used    time.Time // when the last request ended
+	batches int32     // that were sent
 }
 
 func (c *conn) close() {
@@ -104,7 +106,7 @@ func (c *client) connect(ctx context.Context, addr string) (*conn, error) {
 			return nil, fmt.Errorf("TLS handshake with %s: %w", addr, err)
 		}
 	}
-	cn := &conn{kafka: protocol.NewConn(raw, "muster"), addr: addr, timeout: c.timeout}
+	cn := &conn{kafka: protocol.NewConn(raw, clientID), raw: raw, addr: addr, timeout: c.timeout}
 	if err := c.greet(ctx, cn); err != nil {
 		cn.close()
 		return nil, fmt.Errorf("greeting %s: %w", addr, err)

@@ -4,7 +4,6 @@
 package recordlog
 
 import (
-	"bytes"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -15,14 +14,11 @@ import (
 	"time"
 
 	"github.com/segmentio/kafka-go"
-	"github.com/segmentio/kafka-go/protocol"
 	"github.com/segmentio/kafka-go/protocol/initproducerid"
 	"github.com/segmentio/kafka-go/protocol/produce"
-	"github.com/segmentio/kafka-go/protocol/rawproduce"
 )
 
 const (
-	acksAll = -1
 	// idleLimit is how long a connection may rest before it is opened anew:
 	// brokers and balancers close idle ones, some of them silently.
 	idleLimit = 4 * time.Minute
@@ -107,17 +103,14 @@ func (p *partition) initProducer(ctx context.Context) error {
 
 // produce sends a stamped batch and returns the broker's verdict.
 func (p *partition) produce(ctx context.Context, wire []byte) error {
-	l := p.log
-	res, err := p.conn.roundTrip(ctx, &rawproduce.Request{
-		Acks:    acksAll,
-		Timeout: int32((l.opts.RequestTimeout * 4 / 5).Milliseconds()),
-		Topics: []rawproduce.RequestTopic{{
-			Topic: l.opts.Topic,
-			Partitions: []rawproduce.RequestPartition{{
-				Partition: int32(p.id),
-				RecordSet: protocol.RawRecordSet{Reader: bytes.NewReader(wire)},
-			}},
-		}},
+	p.conn.batches++
+	res, err := p.conn.roundTrip(ctx, &produceRequest{
+		raw:           p.conn.raw,
+		correlationID: p.conn.batches,
+		topic:         p.log.opts.Topic,
+		partition:     int32(p.id),
+		timeout:       p.log.opts.RequestTimeout * 4 / 5,
+		wire:          wire,
 	})
 	if err != nil {
 		return fmt.Errorf("sending a batch to %s: %w", p.conn.addr, err)
