@@ -67,19 +67,21 @@ func (p *ProxyConfig) trusted() (all []netip.Prefix, err error) {
 // behindProxies puts the readers of headers in front of the sockets that have
 // them. Where the flags are off nothing changes.
 func (n *Node) behindProxies() error {
+	refused := prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "muster_node_proxy_headers_refused_total",
+		Help: "Connections of balancers (--proxy-from) closed because no good PROXY protocol header of version 2 came first, by listener.",
+	}, []string{"listener"})
+	if err := n.metrics.Register(refused); err != nil {
+		return err
+	}
+	refused.WithLabelValues("agent")
+	refused.WithLabelValues("sd")
 	p := &n.cfg.Proxy
 	if !p.Agent && !p.SD {
 		return nil
 	}
 	trusted, err := p.trusted()
 	if err != nil {
-		return err
-	}
-	refused := prometheus.NewCounterVec(prometheus.CounterOpts{
-		Name: "muster_node_proxy_headers_refused_total",
-		Help: "Connections of balancers (--proxy-from) closed because no good PROXY protocol header of version 2 came first, by listener.",
-	}, []string{"listener"})
-	if err := n.metrics.Register(refused); err != nil {
 		return err
 	}
 	behind := func(name string, l net.Listener, closeLocal bool) net.Listener {

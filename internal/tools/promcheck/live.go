@@ -45,8 +45,10 @@ type panelReport struct {
 
 type alertReport struct {
 	Name string `json:"name"`
-	// True are the times (Unix milliseconds) at which its expression was, whatever
-	// its `for` says.
+	For  int64  `json:"for"` // milliseconds for which it must be true before it rings
+	// At are the times (Unix milliseconds) at which it was looked at.
+	At []int64 `json:"at"`
+	// True are those at which its expression was true, whatever its `for` says.
 	True  []int64 `json:"true"`
 	Error string  `json:"error,omitempty"`
 }
@@ -132,10 +134,11 @@ func (w *watch) panel(ctx context.Context, title, expr string) {
 
 // alert tells when a rule's expression was true.
 func (w *watch) alert(ctx context.Context, rule rulefmt.Rule) {
-	out := alertReport{Name: rule.Alert}
+	out := alertReport{Name: rule.Alert, For: time.Duration(rule.For).Milliseconds()}
 	err := w.note(rule.Expr)
 	for at := w.began.Add(time.Second); err == nil && at.Before(w.ended); at = at.Add(500 * time.Millisecond) {
 		v, failed := w.engine.at(ctx, rule.Expr, at)
+		out.At = append(out.At, at.UnixMilli())
 		if err = failed; len(v) > 0 {
 			out.True = append(out.True, at.UnixMilli())
 		}
