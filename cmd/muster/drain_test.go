@@ -159,12 +159,14 @@ func TestWatch(t *testing.T) {
 	}
 	n1, n2 := *draining(0), *draining(40)
 	n1.Name, n1.ServerID, n1.State, n1.Draining, n1.Load.Sessions, n1.FairShare = "n1-long", "n1~0a", "ready", false, 20, 60
+	n1.SafeToStop = false
 	n1.Degraded = []string{"kafka is\x1b[2J away"}
 	quiet, moved, gone := n1, n2, n2
 	quiet.Load.CPUPermille, moved.Load.Sessions, gone.State, gone.Load.Sessions = 900, 39, "dead", 39
+	empty := *draining(0)
 	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		_, _ = io.WriteString(w, event("nodes", page(n1, n2))+": still here\n\n"+event("node", apiv1.NodeChange{Change: "load", Node: quiet})+
-			event("node", apiv1.NodeChange{Change: "load", Node: moved})+event("of a later release", 1)+event("node", apiv1.NodeChange{Change: "dead", Node: gone})+
+			event("node", apiv1.NodeChange{Change: "load", Node: moved})+event("of a later release", 1)+event("node", apiv1.NodeChange{Change: "state", Node: empty})+event("node", apiv1.NodeChange{Change: "dead", Node: gone})+
 			event("end", apiv1.StreamEnd{Detail: "this node stops"}))
 	}))
 	t.Cleanup(srv.Close)

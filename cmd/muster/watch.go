@@ -103,6 +103,9 @@ func (w *nodeWatcher) print(c apiv1.NodeChange) error {
 		agents += share + " of its share, "
 	}
 	state := nodeState(n)
+	if n.SafeToStop {
+		state += ", safe to stop"
+	}
 	if len(n.Degraded) > 0 {
 		state += " (" + strings.Join(n.Degraded, "; ") + ")"
 	}
