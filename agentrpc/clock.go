@@ -47,3 +47,27 @@ func (c *epochClock) observe(epoch uint64) {
 
 // micros is 0 before 1970.
 func micros(t time.Time) uint64 { return uint64(max(t.UnixMicro(), 0)) } //nolint:gosec // not negative
+
+// wallClock tells what time it is at half the cost: the system's two clocks are
+// read for it only now and then, the monotonic one between. So it follows a wall
+// clock that is set after wallTrust at most.
+type wallClock struct {
+	read func() time.Time
+	last atomic.Pointer[reading]
+}
+
+// reading is what the wall clock said, and when that was by the monotonic one.
+type reading struct{ wall, at time.Time }
+
+const wallTrust = 50 * time.Millisecond
+
+func (c *wallClock) now() time.Time {
+	if last := c.last.Load(); last != nil {
+		if passed := time.Since(last.at); passed < wallTrust {
+			return last.wall.Add(passed)
+		}
+	}
+	r := &reading{at: time.Now(), wall: c.read()}
+	c.last.Store(r)
+	return r.wall
+}

@@ -6,6 +6,7 @@ package agentrpc
 import (
 	"math"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -52,4 +53,26 @@ func TestEpochsFollowWhatIsHeard(t *testing.T) {
 			}
 		})
 	}
+}
+
+func TestWallClockIsSetAndGoesOn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var set time.Duration
+		c := wallClock{read: func() time.Time { return time.Now().Add(set) }}
+		expect := func(want time.Time) {
+			t.Helper()
+			if got := c.now(); !got.Equal(want) {
+				t.Errorf("now = %v, want %v", got, want)
+			}
+		}
+		expect(time.Now())
+		time.Sleep(wallTrust - 1)
+		expect(time.Now()) // by the other clock
+		for _, set = range []time.Duration{time.Hour, -time.Hour, -time.Millisecond} {
+			time.Sleep(wallTrust)
+			expect(time.Now().Add(set))
+			time.Sleep(wallTrust / 2)
+			expect(time.Now().Add(set))
+		}
+	})
 }

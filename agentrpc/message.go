@@ -111,7 +111,8 @@ func (m *message) reset() {
 	clear(m.records)
 	clear(m.notable)
 	m.records, m.notable = m.records[:0], m.notable[:0]
-	m.normalised, m.repaired, m.tally = 0, 0, tally{}
+	m.normalised, m.repaired = 0, 0
+	m.tally.reset()
 	m.known, m.header, m.suffix = nil, nil, m.suffix[:0]
 }
 

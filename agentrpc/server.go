@@ -82,6 +82,7 @@ type parts struct {
 	awaits    *awaits
 	uploads   *uploads
 	claims    *claims
+	clock     *wallClock
 	shedder   *shedder
 	gate      *gate
 }
@@ -124,6 +125,7 @@ func New(opts Options) (*Server, error) {
 		awaits:    newAwaits(),
 		uploads:   &uploads{slots: make(chan struct{}, opts.Tuning.MaxUploads)},
 		claims:    newClaims(s),
+		clock:     &wallClock{read: opts.Tuning.Clock},
 		shedder:   new(shedder),
 		gate:      newGate(opts.Tuning.HandshakeTimeout),
 	}
@@ -249,7 +251,7 @@ func (s *Server) handshakeFailed(remote net.Addr, err error) {
 }
 
 // now is this node's wall clock in Unix seconds.
-func (s *Server) now() int64 { return s.opts.Tuning.Clock().Unix() }
+func (s *Server) now() int64 { return s.parts.clock.now().Unix() }
 
 func (s *Server) count(why reason) { s.metrics.refused.WithLabelValues(string(why)).Inc() }
 

@@ -4,6 +4,7 @@
 package agentrpc
 
 import (
+	"math/bits"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -73,12 +74,23 @@ func kindOf(t fleet.DataType) kind {
 func (k kind) isNotable() bool { return k >= kindHeartbeat }
 
 // tally counts the records of one message by their kind, and their bytes.
-type tally [kindCount]struct{ records, bytes uint32 }
+type tally struct {
+	seen  uint32 // a bit for each kind that is not 0
+	kinds [kindCount]struct{ records, bytes uint32 }
+}
 
 func (t *tally) add(k kind, bytes int) {
-	c := &t[k]
+	t.seen |= 1 << k
+	c := &t.kinds[k]
 	c.records++
 	c.bytes += uint32(bytes) //nolint:gosec // a message has at most maxMessageBytes
+}
+
+// reset touches only what was counted: most messages hold one kind.
+func (t *tally) reset() {
+	for ; t.seen != 0; t.seen &= t.seen - 1 {
+		t.kinds[bits.TrailingZeros32(t.seen)] = struct{ records, bytes uint32 }{}
+	}
 }
 
 // traffic is what passes from agents to the record log. Each message is counted
@@ -153,11 +165,10 @@ func (l *lane) count(m *message, size int, quick bool) {
 	defer l.mu.Unlock()
 	l.bytes += uint64(size) //nolint:gosec // never negative
 	l.sizes[bucketOf(sizeBuckets[:], size)]++
-	for k := range m.tally {
-		if c := &m.tally[k]; c.records > 0 {
-			l.kinds[k].records += uint64(c.records)
-			l.kinds[k].bytes += uint64(c.bytes)
-		}
+	for seen := m.tally.seen; seen != 0; seen &= seen - 1 {
+		k := bits.TrailingZeros32(seen)
+		l.kinds[k].records += uint64(m.tally.kinds[k].records)
+		l.kinds[k].bytes += uint64(m.tally.kinds[k].bytes)
 	}
 	l.normalised += uint64(m.normalised) //nolint:gosec // never negative
 	l.repaired += uint64(m.repaired)     //nolint:gosec // never negative

@@ -164,7 +164,7 @@ func (s *Server) take(sess *session, raw []byte) error {
 	} else if m.known == nil && string(m.agentID) != sess.id {
 		return s.refuse(reasonIDChanged, codes.InvalidArgument, "the agent ID changed within the stream")
 	}
-	came := s.opts.Tuning.Clock()
+	came := s.parts.clock.now()
 	now := came.Unix()
 	if err := m.stamp(now, *sess.tags.Load()); err != nil {
 		return s.refuse(reasonTooLarge, codes.InvalidArgument, err.Error())
@@ -264,7 +264,7 @@ func (s *Server) forward(sess *session, m *message, size int, came time.Time) er
 	}
 	err := s.opts.Log.Append(sess.line.appendCtx, sess.id, m.records, m.suffix)
 	if err == nil {
-		m.lane.waited(s.opts.Tuning.Clock().Sub(came))
+		m.lane.waited(s.parts.clock.now().Sub(came))
 		return nil
 	}
 	s.metrics.recordsLost.Add(float64(len(m.records)))
