@@ -299,6 +299,6 @@ func (l *limitedListener) Accept() (net.Conn, error) {
 			return a, nil
 		}
 		l.all.refused(reasonConnections)
-		reset(conn)
+		_ = conn.Close()
 	}
 }

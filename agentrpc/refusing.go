@@ -118,8 +118,9 @@ func (c *connections) refuses(addr netip.Addr) bool {
 }
 
 // RefuseNew closes every new connection at once while on is true; those that
-// there are stay. It is for a node that its agents should leave. Once that is over
-// those that have left may come back at once.
+// there are stay. It is for a node that its agents should leave while another takes
+// them: a stock agent that is refused everywhere ends after about 30 s. Once that is
+// over, those that have left may come back at once.
 func (s *Server) RefuseNew(on bool) {
 	if s.connections.none.Swap(on) && !on {
 		s.connections.refusals.clear()
