@@ -90,7 +90,7 @@ func (w *world) stock(n int, oneIP string) *stockAgents {
 		}}
 		f, err := simagent.New(simagent.Options{
 			SD: []string{"http://" + sdIP + ":8088"}, Addrs: []string{net.JoinHostPort(serverIP, agentPort)},
-			Agents: 1, Seed: uint64(i + 1), TLS: w.clientTLS(), HTTP: transport, Load: simagent.Load{Rate: 20},
+			Agents: 1, Seed: uint64(i + 1), TLS: w.clientTLS(), HTTP: transport, Load: simagent.Load{Rate: 5},
 			Dial:   func(ctx context.Context, addr string) (net.Conn, error) { return host.DialContext(ctx, "tcp", addr) },
 			Logger: slog.New(slog.DiscardHandler),
 		})
@@ -103,6 +103,7 @@ func (w *world) stock(n int, oneIP string) *stockAgents {
 	}
 	w.eventually("all have a stream", time.Minute, func() bool { return w.srv.SessionCount() == n })
 	s.sd.Store(true)
+	pass(500 * time.Microsecond) // between their ticks, which are of whole milliseconds
 	return s
 }
 
@@ -118,7 +119,7 @@ func (s *stockAgents) moved(to *world, n int) []time.Duration {
 	start, seen := time.Now(), make(map[string]bool)
 	var took []time.Duration
 	for len(took) < n {
-		pass(10 * time.Millisecond)
+		pass(20 * time.Millisecond)
 		for _, id := range to.srv.SessionIDs() {
 			if !seen[id] {
 				seen[id] = true
@@ -136,7 +137,7 @@ func (s *stockAgents) moved(to *world, n int) []time.Duration {
 // A stock agent that is shed has a stream elsewhere within 12 s, and none of its
 // records is lost on the way.
 func TestShedAgentsFindAnotherNode(t *testing.T) {
-	const agents = 60
+	const agents = 30
 	twoNodes(t, func(t *testing.T, first, second *world) {
 		s := first.stock(agents, "")
 		if n := first.srv.Shed(agents); n != agents {
@@ -163,7 +164,7 @@ func TestShedAgentsFindAnotherNode(t *testing.T) {
 
 // Of agents behind one address those that are shed move, the others stay.
 func TestShedOfACrowdMovesOnlyThose(t *testing.T) {
-	const agents, shed = 30, 10
+	const agents, shed = 25, 5
 	twoNodes(t, func(t *testing.T, first, second *world) {
 		s := first.stock(agents, "10.9.9.9")
 		if n := first.srv.Shed(shed); n != shed {
@@ -172,7 +173,7 @@ func TestShedOfACrowdMovesOnlyThose(t *testing.T) {
 		if took := s.moved(second, shed); took[shed-1] > 12*time.Second {
 			t.Errorf("an agent had no stream for %v", took[shed-1])
 		}
-		pass(time.Minute)
+		pass(31 * time.Second)
 		if a, b := first.srv.SessionCount(), second.srv.SessionCount(); a != agents-shed || b != shed {
 			t.Errorf("%d and %d sessions, want %d and %d", a, b, agents-shed, shed)
 		}
