@@ -4,6 +4,7 @@
 package node
 
 import (
+	"errors"
 	"net"
 	"os"
 	"slices"
@@ -112,8 +113,32 @@ const (
 	maxExpect = 99
 )
 
-// validate fills what was left open and names the flag of what is wrong.
+// validate fills what was left open and names the flags of all that is wrong, one
+// in each line.
 func (c *Config) validate() error {
+	return errors.Join(
+		c.checkName(),
+		check(c.AdminPassword == "" || len(c.AdminPassword) >= minPasswordBytes,
+			"MUSTER_ADMIN_PASSWORD", "has %d bytes, at least %d are needed", len(c.AdminPassword), minPasswordBytes),
+		c.Cluster.validate(),
+		c.Kafka.validate(c.NodeID, c.Cluster.several()),
+		c.Proxy.validate(),
+		check((c.Agents.Cert == "") == (c.Agents.Key == ""), "--agent-cert", "and --agent-key go together"),
+		check(c.Agents.ShedRate >= 0, "--shed-rate", "%d is negative", c.Agents.ShedRate),
+		check((c.Listen.HTTPCert == "") == (c.Listen.HTTPKey == ""), "--http-tls-cert", "and --http-tls-key go together"),
+		c.resolveAddresses(),
+	)
+}
+
+// check is nil if it is good, else what is wrong with the flag.
+func check(good bool, flag, format string, args ...any) error {
+	if good {
+		return nil
+	}
+	return fleet.Invalid(flag, format, args...)
+}
+
+func (c *Config) checkName() error {
 	if c.NodeID == "" {
 		host, err := os.Hostname()
 		if err != nil {
@@ -121,42 +146,28 @@ func (c *Config) validate() error {
 		}
 		c.NodeID = host
 	}
-	if len(c.NodeID) > 64 || strings.ContainsAny(c.NodeID, "~ /\t\n") {
-		return fleet.Invalid("--node-id", "%q must be at most 64 bytes without spaces, slashes and ~", c.NodeID)
-	}
-	if c.AdminPassword != "" && len(c.AdminPassword) < minPasswordBytes {
-		return fleet.Invalid("MUSTER_ADMIN_PASSWORD", "has %d bytes, at least %d are needed", len(c.AdminPassword), minPasswordBytes)
-	}
-	if err := c.Cluster.validate(); err != nil {
-		return err
-	}
-	if err := c.Kafka.validate(c.NodeID, c.Cluster.several()); err != nil {
-		return err
-	}
-	if err := c.Proxy.validate(); err != nil {
-		return err
-	}
-	if (c.Agents.Cert == "") != (c.Agents.Key == "") {
-		return fleet.Invalid("--agent-cert", "and --agent-key go together")
-	}
-	if c.Agents.ShedRate < 0 {
-		return fleet.Invalid("--shed-rate", "%d is negative", c.Agents.ShedRate)
-	}
-	if (c.Listen.HTTPCert == "") != (c.Listen.HTTPKey == "") {
-		return fleet.Invalid("--http-tls-cert", "and --http-tls-key go together")
-	}
-	return c.resolveAddresses()
+	return check(len(c.NodeID) <= 64 && !strings.ContainsAny(c.NodeID, "~ /\t\n"),
+		"--node-id", "%q must be at most 64 bytes without spaces, slashes and ~", c.NodeID)
 }
 
 // several tells whether the node is to be one of several.
 func (c *ClusterConfig) several() bool { return len(c.Join) > 0 || c.BootstrapExpect > 1 }
 
 func (c *ClusterConfig) validate() error {
+	var wrong []error
 	for _, seed := range c.Join {
-		if _, _, err := net.SplitHostPort(seed); err != nil {
-			return fleet.Invalid("--join", "%q is no HOST:PORT (the port is that of --gossip-addr, 7946 unless it was changed)", seed)
-		}
+		_, _, err := net.SplitHostPort(seed)
+		wrong = append(wrong, check(err == nil, "--join", "%q is no HOST:PORT (the port is that of --gossip-addr, 7946 unless it was changed)", seed))
 	}
+	wrong = append(wrong,
+		check(c.Secret == "" || c.SecretFile == "", "--cluster-secret", "give the secret or its file, not both"),
+		check(!c.Recover || c.Yes, "--recover", "makes this node the only voter and shuts the other nodes' data directories out for good. "+
+			"Give --yes too, on one node only (the one whose log goes furthest, which its /readyz tells), if the others are lost: empty their data directories and start them again as usual"),
+		c.resolveExpect())
+	return errors.Join(wrong...)
+}
+
+func (c *ClusterConfig) resolveExpect() error {
 	switch {
 	case c.BootstrapExpect < -1 || c.BootstrapExpect > maxExpect:
 		return fleet.Invalid("--bootstrap-expect", "%d is not between 0 and %d", c.BootstrapExpect, maxExpect)
@@ -164,11 +175,6 @@ func (c *ClusterConfig) validate() error {
 		return fleet.Invalid("--bootstrap-expect", "1 with --join would make a cluster of this node alone: leave it out to join, or give the number of new nodes that found a cluster together")
 	case c.BootstrapExpect == 0 && len(c.Join) == 0:
 		return fleet.Invalid("--bootstrap-expect", "0 means to join a cluster: say where with --join")
-	case c.Secret != "" && c.SecretFile != "":
-		return fleet.Invalid("--cluster-secret", "give the secret or its file, not both")
-	case c.Recover && !c.Yes:
-		return fleet.Invalid("--recover", "makes this node the only voter and shuts the other nodes' data directories out for good. "+
-			"Give --yes too, on one node only (the one whose log goes furthest, which its /readyz tells), if the others are lost: empty their data directories and start them again as usual")
 	case c.BootstrapExpect == -1 && len(c.Join) > 0:
 		c.BootstrapExpect = 0
 	case c.BootstrapExpect == -1:
@@ -179,6 +185,18 @@ func (c *ClusterConfig) validate() error {
 
 // validate checks the settings of a node with a name, which may be one of several.
 func (k *KafkaConfig) validate(nodeID string, several bool) error {
+	mechanisms := []string{"", "plain", "scram-sha-256", "scram-sha-512"}
+	return errors.Join(
+		k.resolveBrokers(nodeID, several),
+		check(slices.Contains(mechanisms, k.SASL), "--kafka-sasl", "%q is none of plain, scram-sha-256, scram-sha-512", k.SASL),
+		check(k.SASL == "" || (k.User != "" && k.PasswordFile != ""), "--kafka-sasl", "needs --kafka-user and --kafka-password-file"),
+		check(k.TLS || (k.TLSCA == "" && k.TLSCert == ""), "--kafka-tls", "is needed with --kafka-tls-ca and --kafka-tls-cert"),
+		check(k.RetentionBytes >= 64<<20, "--kafka-retention-bytes", "%d is less than 64 MiB", k.RetentionBytes),
+		check(k.SpoolMaxBytes == 0 || k.SpoolMaxBytes >= 1<<20, "--spool-max-bytes", "%d is less than 1 MiB", k.SpoolMaxBytes), // 0: the default
+	)
+}
+
+func (k *KafkaConfig) resolveBrokers(nodeID string, several bool) error {
 	if len(k.Brokers) == 0 && several {
 		return fleet.Invalid("--kafka", "a node of a cluster must be told: give brokers as HOST:PORT,..., or on every node the same embedded@NODE, for one broker inside that node (a trial: not replicated)")
 	}
@@ -203,25 +221,8 @@ func (k *KafkaConfig) validate(nodeID string, several bool) error {
 			}
 		}
 	}
-	switch k.SASL {
-	case "", "plain", "scram-sha-256", "scram-sha-512":
-	default:
-		return fleet.Invalid("--kafka-sasl", "%q is none of plain, scram-sha-256, scram-sha-512", k.SASL)
-	}
-	if k.SASL != "" && (k.User == "" || k.PasswordFile == "") {
-		return fleet.Invalid("--kafka-sasl", "needs --kafka-user and --kafka-password-file")
-	}
-	if !k.TLS && (k.TLSCA != "" || k.TLSCert != "") {
-		return fleet.Invalid("--kafka-tls", "is needed with --kafka-tls-ca and --kafka-tls-cert")
-	}
 	if strings.HasPrefix(k.Brokers[0], embeddedKafka) && (k.SASL != "" || k.TLS) {
 		return fleet.Invalid("--kafka", "the embedded broker takes neither SASL nor TLS: it listens on loopback only")
-	}
-	if k.RetentionBytes < 64<<20 {
-		return fleet.Invalid("--kafka-retention-bytes", "%d is less than 64 MiB", k.RetentionBytes)
-	}
-	if k.SpoolMaxBytes != 0 && k.SpoolMaxBytes < 1<<20 { // 0: the default
-		return fleet.Invalid("--spool-max-bytes", "%d is less than 1 MiB", k.SpoolMaxBytes)
 	}
 	return nil
 }
@@ -241,9 +242,7 @@ func (k *KafkaConfig) embeddedAt(nodeID string) string {
 
 // resolveAddresses gives every address its host part.
 func (c *Config) resolveAddresses() error {
-	if net.ParseIP(c.Bind) == nil {
-		return fleet.Invalid("--bind", "%q is no IP address", c.Bind)
-	}
+	wrong := []error{check(net.ParseIP(c.Bind) != nil, "--bind", "%q is no IP address", c.Bind)}
 	type flagAddr struct {
 		flag string
 		addr *string
@@ -263,25 +262,26 @@ func (c *Config) resolveAddresses() error {
 	for _, a := range single {
 		host, port, err := net.SplitHostPort(*a.addr)
 		if err != nil {
-			return fleet.Invalid(a.flag, "%q is no HOST:PORT", *a.addr)
+			wrong = append(wrong, fleet.Invalid(a.flag, "%q is no HOST:PORT", *a.addr))
+			continue
 		}
 		if _, err := strconv.ParseUint(port, 10, 16); err != nil {
-			return fleet.Invalid(a.flag, "%q is no port", port)
+			wrong = append(wrong, fleet.Invalid(a.flag, "%q is no port", port))
 		}
 		if host == "" {
 			*a.addr = net.JoinHostPort(c.Bind, port)
 		}
 	}
-	if c.Advertise != "" && net.ParseIP(c.Advertise) == nil {
-		return fleet.Invalid("--advertise", "%q is no IP address", c.Advertise)
+	wrong = append(wrong, check(c.Advertise == "" || net.ParseIP(c.Advertise) != nil, "--advertise", "%q is no IP address", c.Advertise))
+	if a := c.Agents.Advertise; a != "" {
+		_, _, err := net.SplitHostPort(a)
+		wrong = append(wrong, check(err == nil, "--agent-advertise", "%q is no HOST:PORT", a))
+	}
+	if err := errors.Join(wrong...); err != nil {
+		return err
 	}
 	if c.Advertise == "" {
 		c.Advertise = advertiseFor(c.Agents.Addr, c.Cluster.Join)
-	}
-	if a := c.Agents.Advertise; a != "" {
-		if _, _, err := net.SplitHostPort(a); err != nil {
-			return fleet.Invalid("--agent-advertise", "%q is no HOST:PORT", a)
-		}
 	}
 	return nil
 }

@@ -54,6 +54,12 @@ func TestConfigNamesTheFlag(t *testing.T) {
 		}
 	}
 	c := valid(t.TempDir())
+	c.NodeID, c.Agents.ShedRate, c.Kafka.SASL, c.Kafka.SpoolMaxBytes = "a b", -1, "plain", 1
+	c.Listen.SD, c.Listen.HTTP, c.Cluster.Join = []string{"8088"}, []string{":x"}, []string{"h"}
+	if err := c.validate(); err == nil || strings.Count(err.Error(), "\n") != 7 {
+		t.Errorf("eight things are wrong (--kafka must be told, too): %v", err)
+	}
+	c = valid(t.TempDir())
 	if err := c.validate(); err != nil {
 		t.Fatal(err)
 	}

@@ -48,16 +48,31 @@ func (u usageError) Error() string { return u.text }
 
 func usage(format string, args ...any) error { return usageError{fmt.Sprintf(format, args...)} }
 
-// report prints an error in one line and returns the exit code.
+// report prints an error in one line, several that are joined in one each, and
+// returns the exit code.
 func (a *app) report(err error) int {
 	if err == nil {
 		return exitOK
 	}
-	_, _ = fmt.Fprintln(a.err, "muster:", strings.ReplaceAll(a.explain(err), "\n", " "))
+	for _, one := range each(err) {
+		_, _ = fmt.Fprintln(a.err, "muster:", strings.ReplaceAll(a.explain(one), "\n", " "))
+	}
 	if _, wrong := errors.AsType[usageError](err); wrong {
 		return exitUsage
 	}
 	return exitFailed
+}
+
+// each returns what errors.Join has joined, or else the error itself.
+func each(err error) (all []error) {
+	joined, ok := err.(interface{ Unwrap() []error }) // what wraps several says more than they do
+	if !ok || errors.Join(joined.Unwrap()...).Error() != err.Error() {
+		return []error{err}
+	}
+	for _, one := range joined.Unwrap() {
+		all = append(all, each(one)...)
+	}
+	return all
 }
 
 // explain adds what to do next, where the command line knows it better than
