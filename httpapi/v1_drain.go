@@ -105,23 +105,37 @@ func (v *nodeView) standing(now time.Time) string {
 	return m.Standing(now)
 }
 
-// room is how many agents the nodes other than v can take.
-func room(views []nodeView, v *nodeView, now time.Time) (left uint64) {
-	for i := range views {
-		if other := &views[i]; other.key() != v.key() {
-			switch other.standing(now) {
-			case fleet.StandingHealthy, fleet.StandingDegraded:
-				left += uint64(other.member.Load.Limit - other.member.Load.Sessions)
-			}
-		}
+// room is how many agents the node can take.
+func (v *nodeView) room(now time.Time) uint64 {
+	switch v.standing(now) {
+	case fleet.StandingHealthy, fleet.StandingDegraded:
+		return uint64(v.member.Load.Limit - v.member.Load.Sessions)
 	}
-	return left
+	return 0
 }
+
+// outlook is what all nodes together have, of which one is to go.
+type outlook struct {
+	now    time.Time
+	room   uint64
+	voters voters
+}
+
+func outlookOf(views []nodeView, now time.Time) outlook {
+	o := outlook{now: now, voters: countVoters(views, "")}
+	for i := range views {
+		o.room += views[i].room(now)
+	}
+	return o
+}
+
+// beside is the room on the other nodes.
+func (o outlook) beside(v *nodeView) uint64 { return o.room - v.room(o.now) }
 
 // mayDrain refuses what would leave the agents nowhere to go. A node that takes
 // none now may be marked at any time.
 func mayDrain(views []nodeView, target *nodeView, now time.Time) error {
-	if !target.alive || target.draining() || room(views, target, now) > 0 {
+	if !target.alive || target.draining() || outlookOf(views, now).beside(target) > 0 {
 		return nil
 	}
 	var others []string
@@ -139,8 +153,9 @@ func mayDrain(views []nodeView, target *nodeView, now time.Time) error {
 }
 
 // whyNotStop is the one judgement of whether a node may be stopped: what speaks
-// against it, by what this node knows.
-func whyNotStop(views []nodeView, v *nodeView, now time.Time) (reasons []string) {
+// against it, by what this node knows. It is never nil.
+func (o outlook) whyNotStop(v *nodeView) []string {
+	reasons := []string{}
 	if !v.alive {
 		return []string{"it is dead for all that this node hears: nobody knows what it holds"}
 	}
@@ -151,7 +166,7 @@ func whyNotStop(views []nodeView, v *nodeView, now time.Time) (reasons []string)
 	case !l.Draining:
 		reasons = append(reasons, "it has not said yet that it drains")
 	}
-	if left := room(views, v, now); l.Sessions > 0 && left < uint64(l.Sessions) {
+	if left := o.beside(v); l.Sessions > 0 && left < uint64(l.Sessions) {
 		reasons = append(reasons, fmt.Sprintf("it holds %d agents, and the other nodes have room for %d", l.Sessions, left))
 	} else if l.Sessions > 0 {
 		reasons = append(reasons, fmt.Sprintf("it holds %d agents", l.Sessions))
@@ -159,8 +174,7 @@ func whyNotStop(views []nodeView, v *nodeView, now time.Time) (reasons []string)
 	if l.KafkaBacklog > 0 {
 		reasons = append(reasons, fmt.Sprintf("it holds %d records that are not in Kafka yet: while it is stopped they stay on its disk", l.KafkaBacklog))
 	}
-	count := countVoters(views, "")
-	without := count
+	count, without := o.voters, o.voters
 	if v.server.Voter {
 		without.alive-- // v is alive
 	}

@@ -264,8 +264,9 @@ func (a *API) nodeShower(all []nodeView) func(nodeView) apiv1.Node {
 	for i, share := range fleet.FairShares(members, now) {
 		shares[all[i].key()] = share
 	}
+	ahead := outlookOf(all, now)
 	return func(v nodeView) apiv1.Node {
-		m, l, whyNot := v.member, v.member.Load, nonNil(whyNotStop(all, &v, now))
+		m, l, whyNot := v.member, v.member.Load, ahead.whyNotStop(&v)
 		n := apiv1.Node{
 			Name: v.name(), ServerID: v.id(), Degraded: nonNil(v.faults(now)), Role: v.role(), State: v.showState(), Kafka: v.kafka(),
 			Draining: v.marked, SafeToStop: len(whyNot) == 0, WhyNot: whyNot, FairShare: shares[v.key()],
