@@ -81,9 +81,9 @@ func (m *metrics) newStreamMetrics() {
 	})
 	m.ended = prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "muster_httpapi_streams_ended_total",
-		Help: "Event streams that have ended, by reason: gone (the reader), slow (the reader was, and was cut off), credential, stopping, failed.",
+		Help: "Event streams that have ended, by reason: gone (the reader), slow (the reader was, and was cut off), credential, not_ready (the node's state), stopping, failed.",
 	}, []string{"reason"})
-	for _, reason := range []string{streamGone, streamSlow, streamCredential, streamStopping, streamFailed} {
+	for _, reason := range []string{streamGone, streamSlow, streamCredential, streamNotReady, streamStopping, streamFailed} {
 		m.ended.WithLabelValues(reason)
 	}
 }

@@ -7,7 +7,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"mime"
 	"net/http"
@@ -43,6 +42,7 @@ const (
 	streamGone       = "gone"
 	streamSlow       = "slow"
 	streamCredential = "credential"
+	streamNotReady   = "not_ready"
 	streamStopping   = "stopping"
 	streamFailed     = "failed"
 )
@@ -179,8 +179,8 @@ func (a *API) pump(r *http.Request, c *call, s *eventStream, news func(*eventStr
 		}
 		if now.Sub(check) >= streamCheck {
 			check = now
-			if err := a.mayGoOn(r, c); err != nil {
-				return s.end(streamCredential, err.Error())
+			if reason, detail := a.mustEnd(r, c); reason != "" {
+				return s.end(reason, detail)
 			}
 		}
 		if err := news(s); err != nil {
@@ -202,16 +202,15 @@ func (s *eventStream) end(reason, detail string) string {
 	return reason
 }
 
-// mayGoOn refuses a reader whose credential would be refused by now.
-func (a *API) mayGoOn(r *http.Request, c *call) error {
-	if reason := a.opts.Starting(); reason != "" {
-		return notReady(reason)
+// mustEnd says why the stream must end, if it must: because the request would be
+// refused by now.
+func (a *API) mustEnd(r *http.Request, c *call) (reason, detail string) {
+	if why := a.opts.Starting(); why != "" {
+		return streamNotReady, notReady(why).Error()
 	}
-	who, err := a.authenticate(r, c.route.Access)
-	if err == nil {
-		c.caller = who
-		return nil
+	if _, err := a.authenticate(r, c.route.Access); err != nil {
+		detail, _ = outcomeOf(err).words(err)
+		return streamCredential, detail
 	}
-	detail, _ := outcomeOf(err).words(err)
-	return errors.New(detail)
+	return "", ""
 }

@@ -14,6 +14,7 @@ import (
 	"net/http/httptest"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -256,6 +257,24 @@ func TestWatchEnds(t *testing.T) {
 			if n := counterOf(s.world, "muster_httpapi_streams_ended_total", reason); n != want {
 				t.Errorf("%v streams have ended for %s, want %v", n, reason, want)
 			}
+		}
+	})
+}
+
+// TestWatchEndsWithState: while the node's state may be old, no stream shows it.
+func TestWatchEndsWithState(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var reason atomic.Value
+		reason.Store("")
+		s := newStreamWorld(t, nil, func(o *httpapi.Options) { o.Starting = func() string { return reason.Load().(string) } })
+		events, _ := s.watch(fleet.RoleViewer)
+		time.Sleep(time.Second)
+		reason.Store("quarantined")
+		if got := fmt.Sprint(pending(t, events, 40)); !strings.Contains(got, "2 end") || !strings.Contains(got, "another node): quarantined") {
+			t.Error(got)
+		}
+		if n := counterOf(s.world, "muster_httpapi_streams_ended_total", "not_ready"); n != 1 {
+			t.Errorf("%v streams have ended for it, want 1", n)
 		}
 	})
 }

@@ -15,8 +15,8 @@ import (
 	"muster/internal/apiv1"
 )
 
-// drainPatience is how often in a row an empty node is looked at, or no answer
-// comes, until that counts.
+// drainPatience is how often in a row a node must be seen dead, or empty and not
+// safe to stop, or no answer must come, until that counts.
 const drainPatience = 5
 
 type nodeDrainCmd struct {
@@ -71,17 +71,17 @@ func (c *nodeDrainCmd) Run(a *app) error {
 // is something else that is in the way.
 func (c *nodeDrainCmd) wait(ctx context.Context, a *app, client *apiclient.Client, n apiv1.Node) (apiv1.Node, error) {
 	path := apiclient.Path("v1", "nodes", n.ServerID) // its name may get another server ID
-	empty, silent := 0, 0
+	empty, dead, silent := 0, 0, 0
 	for {
 		switch {
-		case n.State == "dead":
+		case dead == drainPatience:
 			return n, fmt.Errorf("node %s is dead now, before it was empty: its agents look for other nodes by themselves. When it comes back it takes none, until: muster node undrain %s", n.Name, n.Name)
 		case !n.Draining:
 			return n, fmt.Errorf("node %s is not drained any more: somebody has ended it (muster node undrain)", n.Name)
 		case n.SafeToStop, empty == drainPatience:
 			return n, nil
 		}
-		if silent == 0 && a.flags.Output == "table" {
+		if silent == 0 && dead == 0 && a.flags.Output == "table" {
 			_, _ = fmt.Fprintf(a.out, "%s: %s left\n", n.Name, plural(int(n.Load.Sessions), "agent"))
 		}
 		if err := pause(ctx, c.Every); err != nil {
@@ -98,7 +98,10 @@ func (c *nodeDrainCmd) wait(ctx context.Context, a *app, client *apiclient.Clien
 			continue
 		}
 		n, silent = next, 0
-		if empty++; n.Load.Sessions > 0 {
+		if dead++; n.State != "dead" {
+			dead = 0
+		}
+		if empty++; n.Load.Sessions > 0 || dead > 0 {
 			empty = 0
 		}
 	}

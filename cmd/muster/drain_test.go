@@ -75,6 +75,7 @@ func TestDrain(t *testing.T) {
 		"through a restart":   {[]*apiv1.Node{draining(1), nil, nil, draining(0)}, 0, "n2: 1 agent left\n" + safe, ""},
 		"nobody answers":      {[]*apiv1.Node{draining(1), nil}, 1, "n2: 1 agent left\n", "nobody says how far it is: this node starts"},
 		"without a majority":  {[]*apiv1.Node{draining(0, quorum)}, 1, strings.Repeat("n2: 0 agents left\n", 5), "node n2 is not safe to stop: " + quorum},
+		"it seems to die":     {[]*apiv1.Node{draining(5), dead, dead, dead, dead, draining(0)}, 0, "n2: 5 agents left\n" + safe, ""},
 		"it dies":             {[]*apiv1.Node{draining(5), dead}, 1, "n2: 5 agents left\n", "node n2 is dead now, before it was empty"},
 		"somebody undrains":   {[]*apiv1.Node{draining(5), undrained}, 1, "n2: 5 agents left\n", "is not drained any more"},
 		"it was dead already": {[]*apiv1.Node{dead}, 0, "Node n2 is dead: there is nothing to wait for. When it comes back it takes no agents, until: muster node undrain n2\n", ""},
