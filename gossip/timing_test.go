@@ -60,8 +60,8 @@ func (w *weather) sent() int {
 // delay is how late something comes that is sent until it and its
 // acknowledgement arrive, the second time after so long.
 func (w *weather) delay(first time.Duration) (d time.Duration) {
-	const longest = 10 * time.Second // shorter than gossip.Linger: no goroutine outlives the bubble
-	for d < longest/2 && slices.Contains([]bool{w.loses(), w.loses()}, true) {
+	const longest = 10 * time.Second                                           // shorter than gossip.Linger: no goroutine outlives the bubble
+	for d < longest/2 && slices.Contains([]bool{w.loses(), w.loses()}, true) { // it, or its acknowledgement
 		d += first
 		first *= 2
 	}
@@ -184,7 +184,7 @@ func TestLossRemovesNobody(t *testing.T) {
 	for _, tt := range []struct {
 		nodes, runs int
 		profile     gossip.Profile
-	}{{2, 3, gossip.ProfileLAN}, {3, 5, gossip.ProfileLAN}, {5, 5, gossip.ProfileLAN}, {12, 1, gossip.ProfileLAN}, {5, 2, gossip.ProfileWAN}} {
+	}{{2, 1, gossip.ProfileLAN}, {3, 1, gossip.ProfileLAN}, {5, 1, gossip.ProfileLAN}, {5, 1, gossip.ProfileWAN}} {
 		t.Run(fmt.Sprint(tt.nodes, " nodes, ", tt.profile), func(t *testing.T) {
 			for seed := range storms(tt.runs) {
 				synctest.Test(t, func(t *testing.T) {
@@ -197,7 +197,7 @@ func TestLossRemovesNobody(t *testing.T) {
 					storm.watch(nodes, 10*time.Second)
 					ended := w.sent()
 					w.set(0)
-					after.watch(nodes, time.Minute)
+					after.watch(nodes, 30*time.Second)
 					t.Logf("seed %d: bytes a node and second %d, under loss %d", seed, (broke-began)/10/tt.nodes, (ended-broke)/10/tt.nodes)
 					if len(calm)+len(storm)+len(after) > 0 {
 						t.Errorf("seed %d: missing before the storm %v, in it %v, after it %v", seed, calm, storm, after)
@@ -227,11 +227,11 @@ func TestAStallRemovesNobody(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			nodes, n, _ := startMany(t, 5, 1, func(o *gossip.Options) { o.Profile = tt.profile })
 			m := missed{}
-			for i := range 20 {
+			for i := range 10 {
 				n.Cut(ip(1 + i%5)) // its packets are lost, which is worse than late
 				m.watch(nodes, tt.stall)
 				n.Heal()
-				m.watch(nodes, 2*time.Second+time.Duration(i)*50*time.Millisecond)
+				m.watch(nodes, 2*time.Second+time.Duration(i)*100*time.Millisecond)
 			}
 			if len(m) > 0 {
 				t.Errorf("%s: missing after a stall of %s: %v", tt.profile, tt.stall, m)
@@ -253,7 +253,7 @@ func TestADeadNodeIsGoneSoon(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			nodes, n, w := startMany(t, 5, 1, func(o *gossip.Options) { o.Profile = tt.profile })
 			var took []time.Duration
-			for i := range 10 {
+			for i := range 5 {
 				time.Sleep(time.Duration(10+i) * 97 * time.Millisecond)
 				gone := nodes[i%5]
 				n.Cut(ip(1 + i%5))

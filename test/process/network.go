@@ -28,8 +28,11 @@ type Network struct {
 	gateway string // the test's own address
 	kafka   string
 	cuts    [][2]*Node
-	mends   []func() // of CutKafka
+	mends   []func() // of CutKafka and Lose
 }
+
+// firstOther is the host from which on there are no nodes.
+const firstOther = 200
 
 // NewNetwork makes a network that ends with the test. It skips the test where
 // that needs a right or a tool that is missing.
@@ -151,7 +154,23 @@ func (w *Network) CutKafka(n *Node, requests, answers bool) {
 	}
 }
 
-// Heal undoes every cut.
+// Lose loses from now on such a part, less than half, of the packets that nodes
+// send each other, UDP and TCP alike. What they exchange with the test, with
+// agents and Kafka is not touched. Without the right to, it skips the test.
+func (w *Network) Lose(part float64, nodes ...*Node) {
+	w.t.Helper()
+	for _, n := range nodes {
+		mend, err := loseOn(n.netns, part)
+		if err != nil {
+			w.t.Skip("no packets can be lost here: ", err)
+		}
+		mend = sync.OnceFunc(mend)
+		w.t.Cleanup(mend)
+		w.mends = append(w.mends, mend)
+	}
+}
+
+// Heal undoes every cut and loss.
 func (w *Network) Heal() {
 	w.t.Helper()
 	for _, mend := range w.mends {

@@ -85,6 +85,11 @@ func (n *Node) Metric(name string) (sum float64, err error) {
 	return sum, nil
 }
 
+// Nodes asks the node for the list of nodes.
+func (n *Node) Nodes(token string) (page apiv1.Page[apiv1.Node], err error) {
+	return page, n.get("/v1/nodes?limit=1000", token, &page)
+}
+
 // StateOf asks the node how far the node of that name is.
 func (n *Node) StateOf(name, token string) (s apiv1.NodeState, err error) {
 	return s, n.get("/v1/nodes/"+name+"/state", token, &s)
@@ -158,8 +163,8 @@ func (c *Cluster) LeaderNow(asked ...*Node) (*Node, error) {
 // Members wants every running node to be a voter or the leader, of nodes that
 // this one knows, and nobody else to be a member.
 func (c *Cluster) Members(asked *Node) error {
-	var page apiv1.Page[apiv1.Node]
-	if err := asked.get("/v1/nodes?limit=1000", c.Token(), &page); err != nil {
+	page, err := asked.Nodes(c.Token())
+	if err != nil {
 		return err
 	}
 	members := 0
