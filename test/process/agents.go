@@ -5,6 +5,7 @@ package process
 
 import (
 	"context"
+	"crypto/tls"
 	"fmt"
 	"log/slog"
 	"os"
@@ -42,16 +43,7 @@ type AgentOptions struct {
 // are stopped with the test.
 func (c *Cluster) StartAgents(opts AgentOptions) *Agents {
 	c.t.Helper()
-	token := filepath.Join(c.t.TempDir(), "token")
-	n := c.Running()[0]
-	if err := os.WriteFile(token, []byte(c.Token()), 0o600); err != nil {
-		c.t.Fatal(err)
-	}
-	bundle := n.Bundle(token)
-	tlsConfig, err := simagent.LoadTLS(filepath.Join(bundle, "client.crt"), filepath.Join(bundle, "client.key"), filepath.Join(bundle, "ca.crt"))
-	if err != nil {
-		c.t.Fatal(err)
-	}
+	tlsConfig := c.AgentTLS()
 	var sd []string
 	for _, n := range c.Nodes {
 		sd = append(sd, n.SD)
@@ -74,6 +66,21 @@ func (c *Cluster) StartAgents(opts AgentOptions) *Agents {
 		a.wg.Wait()
 	})
 	return a
+}
+
+// AgentTLS returns the settings of a stock agent with a fleet certificate.
+func (c *Cluster) AgentTLS() *tls.Config {
+	c.t.Helper()
+	token := filepath.Join(c.t.TempDir(), "token")
+	if err := os.WriteFile(token, []byte(c.Token()), 0o600); err != nil {
+		c.t.Fatal(err)
+	}
+	bundle := c.Running()[0].Bundle(token)
+	config, err := simagent.LoadTLS(filepath.Join(bundle, "client.crt"), filepath.Join(bundle, "client.key"), filepath.Join(bundle, "ca.crt"))
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	return config
 }
 
 // Stop lets the agents send what they hold and end.

@@ -90,6 +90,33 @@ func (n *Node) Nodes(token string) (page apiv1.Page[apiv1.Node], err error) {
 	return page, n.get("/v1/nodes?limit=1000", token, &page)
 }
 
+// Connections asks how many agents have a stream to the node, as /conn/count
+// says it.
+func (n *Node) Connections(token string) (int, error) {
+	var answer struct {
+		Code int
+		Data int
+	}
+	err := n.get("/conn/count", token, &answer)
+	if err == nil && answer.Code != 0 {
+		err = fmt.Errorf("/conn/count of %s: code %d", n.Name, answer.Code)
+	}
+	return answer.Data, err
+}
+
+// Drain begins or ends to empty the named node, through this one.
+func (n *Node) Drain(named *Node, drain bool, token string) error {
+	verb := "undrain"
+	if drain {
+		verb = "drain"
+	}
+	status, body, err := n.try(callWithin, "POST", "/v1/nodes/"+named.Name+"/"+verb, token, "")
+	if err == nil && status >= http.StatusMultipleChoices {
+		err = fmt.Errorf("%s %s: status %d: %.300s", verb, named.Name, status, body)
+	}
+	return err
+}
+
 // StateOf asks the node how far the node of that name is.
 func (n *Node) StateOf(name, token string) (s apiv1.NodeState, err error) {
 	return s, n.get("/v1/nodes/"+name+"/state", token, &s)

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"math/rand/v2"
 	"net"
+	"net/http"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -36,8 +37,10 @@ type Agents struct {
 	counters counters
 	stopping chan struct{} // closed when nothing more is to be sent
 	stopOnce sync.Once
+	http     *http.Client // for SD
 
 	mu       sync.Mutex
+	gaps     []Gap
 	toConfig []time.Duration
 	failure  error // the last one to connect
 	ending   error // of the last stream that ended before its time
@@ -48,6 +51,7 @@ type counters struct {
 	messages, records, numbered, heartbeats, skipped atomic.Int64
 	bytes                                            atomic.Int64
 	commands, lastCommand                            atomic.Int64
+	passed, exits                                    atomic.Int64
 }
 
 // New checks the options.
@@ -61,7 +65,8 @@ func New(opts Options) (*Agents, error) {
 	opts.TLS.MinVersion = tls.VersionTLS12
 	opts.TLS.CurvePreferences = []tls.CurveID{tls.X25519, tls.CurveP256} // what stock agents have; newer ones cost more
 	opts.TLS.DynamicRecordSizingDisabled = true                          // as it is after the first 128 KiB
-	return &Agents{opts: opts, packer: records.NewPacker(), stopping: make(chan struct{})}, nil
+	lookups := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+	return &Agents{opts: opts, http: lookups, packer: records.NewPacker(), stopping: make(chan struct{})}, nil
 }
 
 // Run lives until ctx ends, or Stop was called and all streams have ended.
@@ -107,6 +112,11 @@ type agent struct {
 	turn   int // of frames
 	sent   int // messages with data
 
+	link     link
+	lasting  sync.WaitGroup // for the call that notes that a stream has settled
+	lostAt   time.Time      // when the last stream ended that was settled
+	lostFrom string
+
 	beatAt     atomic.Int64 // when the first heartbeat was sent; Unix nanoseconds
 	configured bool         // the receiver's own, as are:
 	messages   messages
@@ -117,6 +127,9 @@ type agent struct {
 func newAgent(all *Agents, index uint32) *agent {
 	g := &agent{all: all, index: index, maker: all.packer.NewMaker(index)}
 	g.dialer.LocalAddr = &net.TCPAddr{IP: net.IPv4(127, 0, 0, byte(1+index/perAddress))}
+	if all.opts.Source != nil {
+		g.dialer.LocalAddr = &net.TCPAddr{IP: all.opts.Source(index)}
+	}
 	return g
 }
 
@@ -129,7 +142,12 @@ func (g *agent) run(ctx context.Context, delay time.Duration) {
 		if err == nil || ctx.Err() != nil || g.all.opts.Stay && errors.Is(err, errSession) {
 			return
 		}
-		if !g.wait(ctx, retryWait) {
+		wait := retryWait
+		if errors.Is(err, errGaveUp) {
+			g.all.counters.exits.Add(1)
+			wait = restartWait
+		}
+		if !g.wait(ctx, wait) {
 			return
 		}
 	}
@@ -154,7 +172,7 @@ var errSession = errors.New("stream ended")
 // session is one stream; nil means that all was sent and the server has ended it.
 func (g *agent) session(ctx context.Context) error {
 	c := &g.all.counters
-	s, err := open(ctx, &g.dialer, g.all.opts.Addr, g.all.opts.TLS)
+	s, err := g.connect(ctx)
 	if err != nil {
 		if ctx.Err() == nil {
 			g.all.failed(err)
@@ -167,6 +185,7 @@ func (g *agent) session(ctx context.Context) error {
 	g.messages = messages{}
 	c.connected.Add(1)
 	defer c.connected.Add(-1)
+	defer g.opened()()
 	var receiver sync.WaitGroup
 	ended := make(chan struct{})
 	receiver.Go(func() {
@@ -175,7 +194,7 @@ func (g *agent) session(ctx context.Context) error {
 	})
 	defer receiver.Wait()
 	defer s.conn.NetConn().Close()
-	if err := g.serve(ctx, s); err != nil {
+	if err := g.serve(ctx, s, ended); err != nil {
 		g.all.lost(err)
 		return errors.Join(errSession, err)
 	}
@@ -196,7 +215,7 @@ func (g *agent) session(ctx context.Context) error {
 }
 
 // serve sends until the agent is to stop (nil) or the stream ends.
-func (g *agent) serve(ctx context.Context, s *stream) error {
+func (g *agent) serve(ctx context.Context, s *stream, ended <-chan struct{}) error {
 	if err := g.beat(s); err != nil {
 		return err
 	}
@@ -215,6 +234,8 @@ func (g *agent) serve(ctx context.Context, s *stream) error {
 			return nil
 		case <-ctx.Done():
 			return nil
+		case <-ended:
+			return s.why()
 		case <-timer.C:
 		}
 		now := time.Now()

@@ -7,13 +7,19 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"net"
 	"time"
 )
 
 // Options say who connects where and sends what.
 type Options struct {
+	// Addr is where all agents connect; or, as stock agents do, they ask one of SD
+	// (base URLs), by chance, at every connect, and take the first address that works.
 	Addr string
-	TLS  *tls.Config // with client certificate and CA; New sets the rest
+	SD   []string
+	// Source, if given, is the address of an agent.
+	Source func(index uint32) net.IP
+	TLS    *tls.Config // with client certificate and CA; New sets the rest
 	// First is the index of the first agent: several generators may share a run.
 	First, Agents int
 	// Ramp spreads the agents' connects evenly; 0: all at once.
@@ -33,8 +39,8 @@ type Options struct {
 
 func (o *Options) validate() error {
 	switch {
-	case o.Addr == "":
-		return errors.New("Addr is empty")
+	case o.Addr == "" && len(o.SD) == 0:
+		return errors.New("Addr and SD are empty")
 	case o.TLS == nil:
 		return errors.New("TLS is nil")
 	case o.Agents < 1 || o.First < 0:

@@ -27,6 +27,9 @@ type Stats struct {
 	ConfigP99  float64 `json:"config_p99"`
 	ConfigMax  float64 `json:"config_max"`
 
+	Passed int64 `json:"passed"` // addresses of SD that did not work
+	Exits  int64 `json:"exits"`  // of agents, after seven failures to connect
+
 	Commands    int64 `json:"commands"`     // messages of the server
 	LastCommand int64 `json:"last_command"` // when it came; Unix nanoseconds
 }
@@ -38,6 +41,7 @@ func (a *Agents) Stats() Stats {
 		Connected: c.connected.Load(), Failures: c.failures.Load(), Ended: c.ended.Load(),
 		Messages: c.messages.Load(), Records: c.records.Load(), Numbered: c.numbered.Load(),
 		Heartbeats: c.heartbeats.Load(), Skipped: c.skipped.Load(), Bytes: c.bytes.Load(),
+		Passed: c.passed.Load(), Exits: c.exits.Load(),
 		Commands: c.commands.Load(), LastCommand: c.lastCommand.Load(),
 	}
 	a.mu.Lock()
@@ -70,6 +74,8 @@ func (s Stats) Plus(o Stats) Stats {
 	s.Bytes += o.Bytes
 	s.Configured += o.Configured
 	s.Commands += o.Commands
+	s.Passed += o.Passed
+	s.Exits += o.Exits
 	s.LastCommand = max(s.LastCommand, o.LastCommand)
 	if s.Failure == "" {
 		s.Failure = o.Failure

@@ -204,6 +204,13 @@ func (s *stream) fail(err error) {
 	s.changed.Broadcast()
 }
 
+// why is what ended the stream.
+func (s *stream) why() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.ended
+}
+
 var errStreamEnded = errors.New("the server has ended the stream")
 
 // receive reads until the stream or the connection ends. message is given what
