@@ -32,6 +32,9 @@ const (
 	settleFor = 15 * time.Second
 	// travelFor is longer than an agent that was sent away is on its way, held by no node.
 	travelFor = 15 * time.Second
+	// moveFor is for how long a fleet may have agents on their way without a break
+	// and be remembered as it was before.
+	moveFor = 10 * time.Minute
 
 	// judgeAfter is when it is looked at where the agents went that were sent away.
 	// Of judgeLeast or more, one in judgeShare must have arrived, else none are sent for pauseFor.
@@ -155,8 +158,11 @@ func (b *Balancer) Step(now time.Time, members []Member, self string, sessions i
 	size := b.size(now, weighed.sessions)
 	shares := weighed.shares(members, size)
 	step := Step{Share: shares[at]}
+	// Held against what others reported up to a second ago, what arrived since this
+	// node's own report would make it look the fullest all the time that agents come.
+	reported := min(sessions, int(members[at].Load.Sessions))
 	if step.Share > 0 {
-		step.Ratio = float64(sessions) / step.Share
+		step.Ratio = float64(reported) / step.Share
 	}
 	takes := weighed.takes[at]
 	weighed.takes[at] = false
@@ -166,7 +172,7 @@ func (b *Balancer) Step(now time.Time, members []Member, self string, sessions i
 	case load.Draining && load.Ready:
 		b.drain(now, &step, f, sessions)
 	case takes && !load.degraded(): // in trouble nothing is moved
-		b.level(now, &step, f, sessions)
+		b.level(now, &step, f, reported)
 	default:
 		b.rest()
 	}
@@ -174,10 +180,16 @@ func (b *Balancer) Step(now time.Time, members []Member, self string, sessions i
 }
 
 // size is how many sessions there are: the most of the last seconds, because
-// nobody counts those that are on their way.
+// nobody counts those that are on their way. While some are sent away all the time,
+// it is the most since before that: else each node would take the fleet for smaller
+// than it is, and send away more than its excess.
 func (b *Balancer) size(now time.Time, sessions uint64) uint64 {
 	b.sums = append(b.sums, sum{now, sessions})
-	for now.Sub(b.sums[0].at) > travelFor {
+	window := travelFor
+	if b.shedding {
+		window = moveFor
+	}
+	for now.Sub(b.sums[0].at) > window {
 		b.sums = b.sums[1:]
 	}
 	most := uint64(0)

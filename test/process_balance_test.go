@@ -222,7 +222,7 @@ func (b *balance) fills(n *process.Node, what string, begin func()) {
 	})
 	took := time.Since(began)
 	b.rest()
-	b.moved(fmt.Sprintf("%s: %.0f %% of its share after %s", what, 100*fairPart, took.Round(100*time.Millisecond)))
+	b.moved(fmt.Sprintf("%s: %.0f %% of its share after %s", what, 100*fairPart, took.Round(100*time.Millisecond)), b.Running())
 	b.even(what, b.sessions(b.Running()...), arrivalRatio)
 }
 
@@ -243,11 +243,12 @@ func (b *balance) rest() {
 	})
 }
 
-// moved holds the gaps of agents that were moved on purpose against what may be.
-func (b *balance) moved(what string) {
+// moved holds the gaps of agents that were moved on purpose against what may be,
+// and shows the sessions of these nodes.
+func (b *balance) moved(what string, nodes []*process.Node) {
 	b.t.Helper()
 	took := b.newGaps()
-	b.t.Logf("%s; %s; %s", what, showGaps(took), show(b.sessions(b.Running()...)))
+	b.t.Logf("%s; %s; %s", what, showGaps(took), show(b.sessions(nodes...)))
 	if len(took) == 0 {
 		return
 	}
@@ -263,7 +264,7 @@ func (b *balance) pause(n *process.Node) {
 	<-time.After(20 * time.Second)
 	n.Resume()
 	b.rest()
-	b.moved(n.Name + " stopped for 20 s")
+	b.moved(n.Name+" stopped for 20 s", b.Running())
 	b.even("after a stop", b.sessions(b.Running()...), arrivalRatio)
 }
 
@@ -291,7 +292,7 @@ func (b *balance) drain(n *process.Node) {
 	if held := b.sessions(n)[n.Name]; held != 0 {
 		b.t.Errorf("%s is drained, and has %d agents again", n.Name, held)
 	}
-	b.moved(fmt.Sprintf("%s with %d agents drained in %s", n.Name, lost, took.Round(100*time.Millisecond)))
+	b.moved(fmt.Sprintf("%s with %d agents drained in %s", n.Name, lost, took.Round(100*time.Millisecond)), b.Others(n))
 	b.even("after a drain", b.sessions(b.Others(n)...), arrivalRatio)
 }
 
