@@ -339,3 +339,33 @@ func TestAFullRegistryRefusesCheaply(t *testing.T) {
 		t.Fatalf("after a pause: %v, %d entries", err, r.len())
 	}
 }
+
+// BenchmarkFullComparison is one side of a comparison of full registries that
+// know the same.
+func BenchmarkFullComparison(b *testing.B) {
+	one, two := testRegistry(), testRegistry()
+	for i := range maxServices {
+		s := fleet.Service{Name: "rule_engine", IP: fmt.Sprintf("10.1.%d.%d", i/250, i%250), Port: 9000, Weight: i, Extra: map[string]any{"zone": "a"}}
+		_, m, err := one.register(s, testNow)
+		if err != nil {
+			b.Fatal(err)
+		}
+		two.merge(m, testNow)
+	}
+	for b.Loop() {
+		state, err := one.state(testNow)
+		if err != nil {
+			b.Fatal(err)
+		}
+		all, err := decodeState(state)
+		if err != nil {
+			b.Fatal(err)
+		}
+		for _, m := range all {
+			if _, news, _ := two.merge(m, testNow); news {
+				b.Fatalf("%+v is news", m)
+			}
+		}
+		b.ReportMetric(float64(len(state))/maxServices, "bytes/service")
+	}
+}
