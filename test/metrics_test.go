@@ -145,6 +145,28 @@ func (a alertReport) falseAlarm(from, to time.Time) bool {
 	return wasTrue > 0 && (a.For == 0 || wasTrue == looked)
 }
 
+func TestFalseAlarms(t *testing.T) {
+	at := func(ms ...int64) []int64 { return ms }
+	from, to := time.UnixMilli(1000), time.UnixMilli(2000)
+	for name, tt := range map[string]struct {
+		waits int64
+		wasOn []int64
+		want  bool
+	}{
+		"never":                         {60_000, nil, false},
+		"for a moment":                  {60_000, at(1500), false},
+		"all the time":                  {60_000, at(1100, 1500, 1900), true},
+		"only in the trouble":           {60_000, at(2100), false},
+		"for a moment, without waiting": {0, at(1500), true},
+		"only in the trouble, too":      {0, at(2100), false},
+	} {
+		a := alertReport{For: tt.waits, At: at(900, 1100, 1500, 1900, 2100), True: tt.wasOn}
+		if got := a.falseAlarm(from, to); got != tt.want {
+			t.Errorf("%s: %v", name, got)
+		}
+	}
+}
+
 // watchMetrics scrapes the nodes until the test calls what it returns.
 func watchMetrics(t *testing.T, nodes []*process.Node) (finish func() metricsReport) {
 	t.Helper()
