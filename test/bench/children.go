@@ -74,7 +74,8 @@ func serve(ctx context.Context, ready any, handle control.Handler, work func(ctx
 
 // agentsCmd is the load.
 type agentsCmd struct {
-	Addr string `required:"" help:"HOST:PORT for agents."`
+	Addr string   `help:"HOST:PORT for agents."`
+	SD   []string `name:"sd" help:"Base URLs of service discoveries, in place of --addr: find the server, and give up, as stock agents do."`
 	certificates
 	First     int           `default:"0" help:"Index of the first agent."`
 	Count     int           `default:"200" help:"How many agents."`
@@ -93,7 +94,7 @@ func (c *agentsCmd) Run(ctx context.Context) error {
 		return err
 	}
 	load, err := agents.New(agents.Options{
-		Addr: c.Addr, TLS: config, First: c.First, Agents: c.Count, Ramp: c.Ramp, Batch: c.Batch, Rate: c.Rate,
+		Addr: c.Addr, SD: c.SD, KeepLookups: true, TLS: config, First: c.First, Agents: c.Count, Ramp: c.Ramp, Batch: c.Batch, Rate: c.Rate,
 		Numbered: c.Numbered, Heartbeat: c.Heartbeat, Stay: c.Stay,
 	})
 	if err != nil {

@@ -42,11 +42,13 @@ type Agents struct {
 	mu       sync.Mutex
 	gaps     []Gap
 	toConfig []time.Duration
+	toServed []time.Duration
 	failure  error // the last one to connect
 	ending   error // of the last stream that ended before its time
 }
 
 type counters struct {
+	mostFailures                                     atomic.Int64
 	connected, failures, ended                       atomic.Int64
 	messages, records, numbered, heartbeats, skipped atomic.Int64
 	bytes                                            atomic.Int64
@@ -82,10 +84,12 @@ func (a *Agents) Run(ctx context.Context) {
 // Stop lets each agent end its stream when it has sent its message.
 func (a *Agents) Stop() { a.stopOnce.Do(func() { close(a.stopping) }) }
 
-func (a *Agents) configured(after time.Duration) {
+// configured notes how long an agent waited for its first config, from its first
+// heartbeat and from its first try to connect.
+func (a *Agents) configured(after, served time.Duration) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.toConfig = append(a.toConfig, after)
+	a.toConfig, a.toServed = append(a.toConfig, after), append(a.toServed, served)
 }
 
 func (a *Agents) failed(err error) {
@@ -112,6 +116,8 @@ type agent struct {
 	turn   int // of frames
 	sent   int // messages with data
 
+	http     *http.Client // for SD
+	began    time.Time    // the first try to connect
 	link     link
 	lasting  sync.WaitGroup // for the call that notes that a stream has settled
 	lostAt   time.Time      // when the last stream ended that was settled
@@ -125,10 +131,13 @@ type agent struct {
 }
 
 func newAgent(all *Agents, index uint32) *agent {
-	g := &agent{all: all, index: index, maker: all.packer.NewMaker(index)}
+	g := &agent{all: all, index: index, maker: all.packer.NewMaker(index), http: all.http}
 	g.dialer.LocalAddr = &net.TCPAddr{IP: net.IPv4(127, 0, 0, byte(1+index/perAddress))}
 	if all.opts.Source != nil {
 		g.dialer.LocalAddr = &net.TCPAddr{IP: all.opts.Source(index)}
+	}
+	if all.opts.KeepLookups {
+		g.http = &http.Client{Transport: &http.Transport{DialContext: g.dialer.DialContext, IdleConnTimeout: lookupKept}}
 	}
 	return g
 }
@@ -137,6 +146,8 @@ func (g *agent) run(ctx context.Context, delay time.Duration) {
 	if !g.wait(ctx, delay) {
 		return
 	}
+	defer g.http.CloseIdleConnections()
+	g.began = time.Now()
 	for {
 		err := g.session(ctx)
 		if err == nil || ctx.Err() != nil || g.all.opts.Stay && errors.Is(err, errSession) {
@@ -365,6 +376,6 @@ func (g *agent) received(piece []byte) {
 	g.all.counters.lastCommand.Store(now.UnixNano())
 	if !g.configured {
 		g.configured = true
-		g.all.configured(time.Duration(now.UnixNano() - g.beatAt.Load()))
+		g.all.configured(time.Duration(now.UnixNano()-g.beatAt.Load()), now.Sub(g.began))
 	}
 }

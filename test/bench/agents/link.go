@@ -21,6 +21,8 @@ const (
 	lookupPath = "/registry/detail?name=hids_svr_grpc&count=10"
 	// maxLookupBytes bounds what is read of an answer.
 	maxLookupBytes = 1 << 20
+	// lookupKept is how long Go's HTTP client keeps a connection.
+	lookupKept = 90 * time.Second
 	// dialWait is what each address gets.
 	dialWait = 15 * time.Second
 	// maxReuses is how often a channel serves again before SD is asked.
@@ -69,11 +71,20 @@ func (g *agent) connect(ctx context.Context) (*stream, error) {
 		g.all.counters.passed.Add(1)
 		err = errors.Join(err, dialErr)
 	}
-	if l.failures++; l.failures == maxFailures {
+	l.failures++
+	g.all.failedInARow(l.failures)
+	if l.failures == maxFailures {
 		l.failures = 0
 		return nil, errors.Join(errGaveUp, err)
 	}
 	return nil, err
+}
+
+// failedInARow notes the most failures in a row.
+func (a *Agents) failedInARow(n int) {
+	for most := a.counters.mostFailures.Load(); int64(n) > most && !a.counters.mostFailures.CompareAndSwap(most, int64(n)); {
+		most = a.counters.mostFailures.Load()
+	}
 }
 
 var errGaveUp = errors.New("seven failures to connect")
@@ -90,7 +101,7 @@ func (g *agent) lookup(ctx context.Context) (addrs []string, err error) {
 	sd := g.all.opts.SD
 	var failures []error
 	for _, i := range rand.Perm(len(sd)) {
-		if addrs, err = g.all.ask(ctx, sd[i]); err == nil {
+		if addrs, err = g.ask(ctx, sd[i]); err == nil {
 			return addrs, nil
 		}
 		failures = append(failures, err)
@@ -98,12 +109,12 @@ func (g *agent) lookup(ctx context.Context) (addrs []string, err error) {
 	return nil, errors.Join(failures...)
 }
 
-func (a *Agents) ask(ctx context.Context, base string) (addrs []string, err error) {
+func (g *agent) ask(ctx context.Context, base string) (addrs []string, err error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, base+lookupPath, nil)
 	if err != nil {
 		return nil, err
 	}
-	res, err := a.http.Do(req)
+	res, err := g.http.Do(req)
 	if err != nil {
 		return nil, err
 	}

@@ -17,6 +17,9 @@ type Options struct {
 	// (base URLs), by chance, at every connect, and take the first address that works.
 	Addr string
 	SD   []string
+	// KeepLookups has each agent keep the connection of its look-up for 90 s, as Go's
+	// HTTP client, and so a stock agent, does.
+	KeepLookups bool
 	// Source, if given, is the address of an agent.
 	Source func(index uint32) net.IP
 	TLS    *tls.Config // with client certificate and CA; New sets the rest

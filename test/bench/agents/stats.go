@@ -29,6 +29,12 @@ type Stats struct {
 
 	Passed int64 `json:"passed"` // addresses of SD that did not work
 	Exits  int64 `json:"exits"`  // of agents, after seven failures to connect
+	// MostFailures to connect in a row, of any agent.
+	MostFailures int64 `json:"most_failures"`
+
+	ServedP50 float64 `json:"served_p50"` // seconds from the first try to connect to the first config
+	ServedP99 float64 `json:"served_p99"`
+	ServedMax float64 `json:"served_max"`
 
 	Commands    int64 `json:"commands"`     // messages of the server
 	LastCommand int64 `json:"last_command"` // when it came; Unix nanoseconds
@@ -41,11 +47,11 @@ func (a *Agents) Stats() Stats {
 		Connected: c.connected.Load(), Failures: c.failures.Load(), Ended: c.ended.Load(),
 		Messages: c.messages.Load(), Records: c.records.Load(), Numbered: c.numbered.Load(),
 		Heartbeats: c.heartbeats.Load(), Skipped: c.skipped.Load(), Bytes: c.bytes.Load(),
-		Passed: c.passed.Load(), Exits: c.exits.Load(),
+		Passed: c.passed.Load(), Exits: c.exits.Load(), MostFailures: c.mostFailures.Load(),
 		Commands: c.commands.Load(), LastCommand: c.lastCommand.Load(),
 	}
 	a.mu.Lock()
-	waits := slices.Clone(a.toConfig)
+	waits, served := slices.Clone(a.toConfig), slices.Clone(a.toServed)
 	if a.failure != nil {
 		s.Failure = a.failure.Error()
 	}
@@ -53,12 +59,21 @@ func (a *Agents) Stats() Stats {
 		s.Ending = a.ending.Error()
 	}
 	a.mu.Unlock()
-	slices.Sort(waits)
-	if n := len(waits); n > 0 {
-		at := func(i int) float64 { return max(waits[i], time.Duration(0)).Seconds() }
-		s.Configured, s.ConfigP50, s.ConfigP99, s.ConfigMax = int64(n), at(n/2), at(n*99/100), at(n-1)
-	}
+	s.Configured = int64(len(waits))
+	s.ConfigP50, s.ConfigP99, s.ConfigMax = quantiles(waits)
+	s.ServedP50, s.ServedP99, s.ServedMax = quantiles(served)
 	return s
+}
+
+// quantiles are in seconds; 0 where there is none.
+func quantiles(times []time.Duration) (p50, p99, most float64) {
+	n := len(times)
+	if n == 0 {
+		return 0, 0, 0
+	}
+	slices.Sort(times)
+	at := func(i int) float64 { return max(times[i], time.Duration(0)).Seconds() }
+	return at(n / 2), at(n * 99 / 100), at(n - 1)
 }
 
 // Plus sums up; times are the worst of both.
@@ -83,6 +98,8 @@ func (s Stats) Plus(o Stats) Stats {
 	if s.Ending == "" {
 		s.Ending = o.Ending
 	}
+	s.MostFailures = max(s.MostFailures, o.MostFailures)
+	s.ServedP50, s.ServedP99, s.ServedMax = max(s.ServedP50, o.ServedP50), max(s.ServedP99, o.ServedP99), max(s.ServedMax, o.ServedMax)
 	s.ConfigP50, s.ConfigP99, s.ConfigMax = max(s.ConfigP50, o.ConfigP50), max(s.ConfigP99, o.ConfigP99), max(s.ConfigMax, o.ConfigMax)
 	return s
 }

@@ -62,8 +62,16 @@ func (e *Env) muster(ctx context.Context, b *brokerChild) (*server, error) {
 	return &server{Process: n.process, addr: n.agent, bundle: bundle, pprof: n.pprof, node: n}, nil
 }
 
-// startNode starts the process, again if it was ended.
+// startNode starts the process, again if it was ended, and waits until it is ready.
 func (e *Env) startNode(ctx context.Context, n *node) error {
+	if err := e.launch(n); err != nil {
+		return err
+	}
+	return n.ready(ctx)
+}
+
+// launch starts the process.
+func (e *Env) launch(n *node) error {
 	program, args := e.opts.Muster, append([]string{"server"}, n.args...)
 	if e.opts.Profile != "" {
 		program, args = e.opts.Self, append([]string{"node", "--pprof", n.pprof}, n.args...)
@@ -76,8 +84,13 @@ func (e *Env) startNode(ctx context.Context, n *node) error {
 	}
 	n.process = p
 	e.ending = append(e.ending, p.End)
+	return nil
+}
+
+// ready waits until the node is, or has ended.
+func (n *node) ready(ctx context.Context) error {
 	return await(ctx, readyWithin, func() error {
-		if _, err := p.CPU(); err != nil {
+		if _, err := n.process.CPU(); err != nil {
 			return err
 		}
 		if err := get(ctx, "http://"+n.sd+"/readyz", nil); err != nil {

@@ -69,6 +69,8 @@ func rows() []row {
 		{"latency", false, latencyRow},
 		{"sd", false, lookupRow},
 		{"away300", true, awayLongRow},
+		{"site", true, siteRow},
+		{"site3", true, site3Row},
 	}
 }
 
