@@ -209,10 +209,17 @@ func (a *agentConn) readHandshake(p []byte) (int, error) {
 	if n == 0 || err != nil {
 		return n, err
 	}
-	if entered, err := a.passage.hasRead(); !entered {
+	if entered, err := a.passage.hasRead(a.gone); !entered {
 		return n, err
 	}
 	return n, a.SetDeadline(time.Now().Add(timeout))
+}
+
+// gone tells whether the agent has closed the connection, as far as that can be
+// told without reading.
+func (a *agentConn) gone() bool {
+	c, ok := a.Conn.(interface{ Gone() bool })
+	return ok && c.Gone()
 }
 
 // Close may be called more than once.

@@ -10,7 +10,10 @@ import (
 	"time"
 )
 
-var errBusy = errors.New("too many handshakes at once")
+var (
+	errBusy = errors.New("too many handshakes at once")
+	errGone = errors.New("the agent gave up while it waited for its turn")
+)
 
 // gate lets few TLS handshakes compute at once, in the order in which their
 // agents spoke. When thousands of agents connect together, all of them would else
@@ -26,8 +29,8 @@ func newGate(timeout time.Duration) *gate {
 	return &gate{slots: make(chan struct{}, runtime.GOMAXPROCS(0)), timeout: timeout}
 }
 
-// enter waits for a slot.
-func (g *gate) enter() error {
+// enter waits for a slot. An agent that is gone when it gets one does not take it.
+func (g *gate) enter(gone func() bool) error {
 	select {
 	case g.slots <- struct{}{}:
 		return nil
@@ -39,6 +42,10 @@ func (g *gate) enter() error {
 	defer timer.Stop()
 	select {
 	case g.slots <- struct{}{}:
+		if gone() {
+			g.leave()
+			return errGone
+		}
 		return nil
 	case <-timer.C:
 		return errBusy
@@ -84,11 +91,11 @@ func (p *passage) reads() {
 
 // hasRead is called after a read that gave something; entered tells that it
 // has waited for a slot.
-func (p *passage) hasRead() (entered bool, err error) {
+func (p *passage) hasRead(gone func() bool) (entered bool, err error) {
 	if p.step != passageBefore {
 		return false, nil
 	}
-	if err := p.gate.enter(); err != nil {
+	if err := p.gate.enter(gone); err != nil {
 		return false, err
 	}
 	p.step = passageInside

@@ -99,7 +99,9 @@ type Tuning struct {
 	DrainTimeout time.Duration
 	// FirstMessageTimeout ends a stream without any message; default 30 s.
 	FirstMessageTimeout time.Duration
-	// HandshakeTimeout bounds TLS and HTTP/2 set-up; default 10 s.
+	// HandshakeTimeout bounds the wait for a turn to make a TLS handshake, and then
+	// TLS and HTTP/2 set-up; default 14 s. Stock agents give one address 15 s, and
+	// seven failures, however short, before they exit: a long wait costs them less.
 	HandshakeTimeout time.Duration
 	// SendTimeout closes the connection of an agent that does not read; default 10 s.
 	SendTimeout time.Duration
@@ -117,7 +119,7 @@ func (t *Tuning) setDefaults() {
 	}
 	setDefault(&t.DrainTimeout, 10*time.Second)
 	setDefault(&t.FirstMessageTimeout, 30*time.Second)
-	setDefault(&t.HandshakeTimeout, 10*time.Second)
+	setDefault(&t.HandshakeTimeout, 14*time.Second)
 	setDefault(&t.SendTimeout, 10*time.Second)
 	setDefault(&t.PushesPerSecond, 10_000)
 	setDefault(&t.MaxUploadBytes, 512<<20)

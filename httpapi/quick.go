@@ -13,12 +13,18 @@ import (
 	"runtime"
 	"runtime/debug"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
 // maxQuickHead is the size of the longest request that is answered quickly. An
 // agent's has about 150 bytes.
 const maxQuickHead = 1 << 10
+
+// maxQuickIdle is how many connections stay open between their look-ups. Each agent
+// of a site that comes back keeps one for 90 s: all of them would take the files
+// that the streams need. Those beyond are closed after their answer.
+const maxQuickIdle = 1000
 
 // deadlineStep is how often the deadlines of a busy connection are set again.
 const deadlineStep = time.Second
@@ -38,6 +44,7 @@ type quick struct {
 	handed  chan handed
 	closed  chan struct{}
 	once    sync.Once
+	open    atomic.Int64 // connections that are not net/http's
 }
 
 // handed is what Accept returns.
@@ -106,6 +113,8 @@ func (q *quick) run(ctx context.Context) error {
 // own answers on a connection, then closes it or hands it over.
 func (q *quick) own(ctx context.Context, conn net.Conn) {
 	closing := true
+	q.open.Add(1)
+	defer q.open.Add(-1)
 	defer func() {
 		if v := recover(); v != nil && v != http.ErrAbortHandler { //nolint:errorlint // the value itself is the sign
 			q.api.log.Error("panic on a connection", "panic", fmt.Sprint(v), "stack", string(debug.Stack()))
@@ -236,7 +245,7 @@ func (q *quick) answer(ctx context.Context, conn net.Conn, r *http.Request) (at 
 	w := q.answers.Get().(*quickAnswer)
 	q.handler.ServeHTTP(w, r)
 	at = time.Now()
-	last := ctx.Err() != nil
+	last := ctx.Err() != nil || q.open.Load() > maxQuickIdle
 	_, err := conn.Write(w.bytes(at, last))
 	if w.reset() {
 		q.answers.Put(w)

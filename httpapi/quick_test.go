@@ -311,3 +311,49 @@ func TestQuickPanic(t *testing.T) {
 		})
 	}
 }
+
+// Beyond so many connections each is closed after its answer, and those that stay
+// are served as before.
+func TestQuickKeepsFewConnections(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := serveSD(t, false, nil)
+		const lookup = "GET /registry/detail?name=hids_svr_grpc&count=10 HTTP/1.1\r\nHost: sd\r\n\r\n"
+		ask := func(conn net.Conn) string {
+			t.Helper()
+			if _, err := io.WriteString(conn, lookup); err != nil {
+				t.Fatal(err)
+			}
+			answer := make([]byte, 4096)
+			n, err := conn.Read(answer)
+			if err != nil {
+				t.Fatal(err)
+			}
+			synctest.Wait()
+			return string(answer[:n])
+		}
+		const kept = 1000
+		var conns []net.Conn
+		for i := range kept + 20 {
+			conn := s.dial()
+			conns = append(conns, conn)
+			answer := ask(conn)
+			if !strings.HasPrefix(answer, "HTTP/1.1 200 OK\r\n") {
+				t.Fatalf("%d: %q", i, answer)
+			}
+			if closes := strings.Contains(answer, "\r\nConnection: close\r\n"); closes != (i >= kept) {
+				t.Fatalf("connection %d: closes %t", i, closes)
+			}
+		}
+		if n, err := conns[kept].Read(make([]byte, 1)); n != 0 || err != io.EOF { //nolint:errorlint // the value itself
+			t.Errorf("one too many: %d %v", n, err)
+		}
+		if answer := ask(conns[0]); strings.Contains(answer, "close") {
+			t.Errorf("one that stayed: %q", answer)
+		}
+		for _, conn := range conns {
+			_ = conn.Close()
+		}
+		s.stop()
+		<-s.ended
+	})
+}

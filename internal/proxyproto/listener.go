@@ -210,3 +210,10 @@ type introduced struct {
 
 // RemoteAddr is the client's address, as the balancer has said.
 func (c *introduced) RemoteAddr() net.Addr { return c.remote }
+
+// Gone is that of the connection itself, where it has one: whether the other side
+// has closed it.
+func (c *introduced) Gone() bool {
+	conn, ok := c.Conn.(interface{ Gone() bool })
+	return ok && conn.Gone()
+}

@@ -93,6 +93,19 @@ func (c *quick) Write(p []byte) (written int, err error) {
 	return written, nil
 }
 
+// Gone tells whether the other side has closed or reset the connection and all that
+// it had sent was read. It does not wait, and is the reader's to call.
+func (c *quick) Gone() bool {
+	gone := false
+	err := c.raw.Read(func(fd uintptr) bool {
+		var one [1]byte
+		n, _, errno := syscall.RawSyscall6(syscall.SYS_RECVFROM, fd, uintptr(unsafe.Pointer(&one)), 1, syscall.MSG_PEEK|syscall.MSG_DONTWAIT, 0, 0)
+		gone = errno == 0 && n == 0 || errno != 0 && errno != syscall.EAGAIN && errno != syscall.EINTR
+		return true
+	})
+	return gone || err != nil
+}
+
 // failed is the error that *net.TCPConn has for it.
 func (c *quick) failed(call string, waiting, tried error) error {
 	if waiting == nil {

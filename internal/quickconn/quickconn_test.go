@@ -90,8 +90,9 @@ func TestEndsAsTCPDoes(t *testing.T) {
 			return err
 		},
 		"the deadline of a write": func(c, _ net.Conn) error {
+			all := make([]byte, 64<<20) // takes its time, too
 			_ = c.SetWriteDeadline(time.Now().Add(50 * time.Millisecond))
-			n, err := c.Write(make([]byte, 64<<20))
+			n, err := c.Write(all)
 			if n == 0 || n == 64<<20 {
 				return errors.New("nothing, or all of it, was written")
 			}
@@ -132,6 +133,49 @@ func describe(err error) string {
 		words = append(words, "timeout")
 	}
 	return strings.Join(words, ", ")
+}
+
+// Gone sees the end of a connection, and nothing else, without reading.
+func TestGone(t *testing.T) {
+	for name, c := range map[string]struct {
+		happens func(other net.Conn)
+		gone    bool
+	}{
+		"nothing has happened":          {func(net.Conn) {}, false},
+		"there is something to read":    {func(other net.Conn) { _, _ = other.Write([]byte("x")) }, false},
+		"something, and then the end":   {func(other net.Conn) { _, _ = other.Write([]byte("x")); _ = other.Close() }, false},
+		"the other side has closed":     {func(other net.Conn) { _ = other.Close() }, true},
+		"the other side has reset":      {func(other net.Conn) { _ = other.(interface{ SetLinger(int) error }).SetLinger(0); _ = other.Close() }, true},
+		"it was closed on this side":    {nil, true},
+		"the deadline of reads is over": {func(net.Conn) {}, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			near, far := pair(t, quickconn.Listen, quickconn.Dial)
+			conn, ok := near.(interface{ Gone() bool })
+			if !ok {
+				t.Skip("not on this system")
+			}
+			switch {
+			case c.happens == nil:
+				_ = near.Close()
+			default:
+				c.happens(far)
+			}
+			if strings.HasPrefix(name, "the deadline") {
+				_ = near.SetReadDeadline(time.Now().Add(-time.Second))
+			}
+			for end := time.Now().Add(5 * time.Second); conn.Gone() != c.gone; <-time.After(time.Millisecond) { // the network is not instant
+				if time.Now().After(end) {
+					t.Fatalf("gone: %t", !c.gone)
+				}
+			}
+			if name == "there is something to read" {
+				if n, err := near.Read(make([]byte, 8)); n != 1 || err != nil {
+					t.Errorf("%d bytes were left to read: %v", n, err)
+				}
+			}
+		})
+	}
 }
 
 // More than the kernel takes at once arrives whole and in order, both ways at the
