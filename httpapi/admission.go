@@ -21,6 +21,10 @@ const (
 	// queryWait bounds how long a query waits for its turn; it is also when the
 	// client is told to try again.
 	queryWait = 5 * time.Second
+	// While the node is busy a turn is followed by a rest of restTimes as long as it
+	// took, and maxRest at most: queries without end take a quarter of a processor.
+	restTimes = 3
+	maxRest   = 10 * time.Second
 	// maxQueriesWaiting bounds those that wait; more are refused at once.
 	maxQueriesWaiting = 64
 )
@@ -28,7 +32,7 @@ const (
 // admission lets few of those requests run at once that look through much of the
 // fleet, in the order in which they came: agents' handshakes, their streams and
 // their look-ups need the processors, too, and cannot wait. While the node is
-// short of them, one runs at a time.
+// short of them, one runs at a time, with rests between.
 type admission struct {
 	most    int // at once, while there is no shortage
 	busy    func() bool
@@ -70,28 +74,28 @@ func (a *admission) enter(ctx context.Context) (leave func(), err error) {
 	if len(a.queue) == 0 && a.running < most {
 		a.running++
 		a.mu.Unlock()
-		return sync.OnceFunc(a.leave), nil
+		return a.turn(), nil
 	}
 	if len(a.queue) >= maxQueriesWaiting {
 		a.mu.Unlock()
 		a.refused.full.Inc()
 		return nil, tooManyQueries(fmt.Sprintf("%d others wait already", maxQueriesWaiting))
 	}
-	turn := make(chan struct{})
-	a.queue = append(a.queue, turn)
+	came := make(chan struct{})
+	a.queue = append(a.queue, came)
 	a.mu.Unlock()
 	timer := time.NewTimer(queryWait)
 	defer timer.Stop()
 	select {
-	case <-turn:
-		return sync.OnceFunc(a.leave), nil
+	case <-came:
+		return a.turn(), nil
 	case <-timer.C:
 		err = tooManyQueries(fmt.Sprintf("its turn did not come within %s", queryWait))
 	case <-ctx.Done():
 		err = fmt.Errorf("wait for other queries: %w", ctx.Err())
 	}
-	if !a.giveUp(turn) { // it came just now
-		return sync.OnceFunc(a.leave), nil
+	if !a.giveUp(came) { // it came just now
+		return a.turn(), nil
 	}
 	if ctx.Err() == nil {
 		a.refused.late.Inc()
@@ -99,8 +103,20 @@ func (a *admission) enter(ctx context.Context) (leave func(), err error) {
 	return nil, err
 }
 
-// leave gives the turn to the next ones.
-func (a *admission) leave() {
+// turn begins one; the function ends it.
+func (a *admission) turn() (leave func()) {
+	began := time.Now()
+	return sync.OnceFunc(func() {
+		if a.busy() {
+			time.AfterFunc(min(restTimes*time.Since(began), maxRest), a.next)
+			return
+		}
+		a.next()
+	})
+}
+
+// next gives the turn that has ended to the next ones.
+func (a *admission) next() {
 	most := a.atOnce()
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -113,10 +129,10 @@ func (a *admission) leave() {
 }
 
 // giveUp leaves the queue; false: the turn has come.
-func (a *admission) giveUp(turn chan struct{}) bool {
+func (a *admission) giveUp(came chan struct{}) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	i := slices.Index(a.queue, turn)
+	i := slices.Index(a.queue, came)
 	if i < 0 {
 		return false
 	}

@@ -24,6 +24,12 @@ func newTestAdmission(most int, busy *atomic.Bool) *admission {
 	return &admission{most: most, busy: busy.Load, refused: refusedQueries{full: count(), late: count()}}
 }
 
+func (a *admission) runs() int {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.running
+}
+
 // As many as may run at once do: fewer from when the node is busy, and more again
 // when it is not, in the order in which they came.
 func TestAdmissionFollowsTheLoad(t *testing.T) {
@@ -102,9 +108,54 @@ func TestAdmissionLosesNoPlace(t *testing.T) {
 		})
 	}
 	all.Wait()
-	if a.running != 0 || a.waiting() != 0 || most.Load() > 2 {
-		t.Errorf("%d run and %d wait at the end, up to %d ran at once", a.running, a.waiting(), most.Load())
+	for end := time.Now().Add(10 * time.Second); a.runs() > 0 && time.Now().Before(end); { // the rests
+		<-time.After(time.Millisecond)
 	}
+	if a.runs() != 0 || a.waiting() != 0 || most.Load() > 2 {
+		t.Errorf("%d run and %d wait at the end, up to %d ran at once", a.runs(), a.waiting(), most.Load())
+	}
+}
+
+// While the node is busy queries leave it time to breathe.
+func TestAdmissionRests(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var busy atomic.Bool
+		a := newTestAdmission(3, &busy)
+		for _, c := range []struct {
+			busy       bool
+			took, wait time.Duration
+		}{
+			{false, time.Minute, 0}, {true, time.Second, 3 * time.Second}, {true, 0, 0}, {true, time.Second / 10, 300 * time.Millisecond},
+			{false, time.Second, 0},
+		} {
+			busy.Store(c.busy)
+			leave, err := a.enter(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			<-time.After(c.took)
+			leave()
+			began := time.Now()
+			leave, err = a.enter(t.Context())
+			if err != nil || time.Since(began) != c.wait {
+				t.Errorf("%+v: %s, %v", c, time.Since(began), err)
+			}
+			leave()
+			synctest.Wait()
+		}
+		busy.Store(true)
+		leave, _ := a.enter(t.Context())
+		<-time.After(time.Hour)
+		leave()
+		if <-time.After(maxRest - 1); a.runs() != 1 {
+			t.Error("the longest rest is shorter than it should be")
+		}
+		<-time.After(1)
+		synctest.Wait()
+		if a.runs() != 0 {
+			t.Error("the longest rest is longer than it should be")
+		}
+	})
 }
 
 // Nobody waits longer than he should, and no more than should.
