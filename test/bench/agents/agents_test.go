@@ -6,8 +6,12 @@ package agents_test
 import (
 	"context"
 	"crypto/tls"
+	"encoding/json"
 	"errors"
 	"net"
+	"net/http"
+	"net/http/httptest"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -73,7 +77,7 @@ func newWorld(t *testing.T) *world {
 // run lets agents send for a while and returns what they and the broker counted.
 func (w *world) run(o agents.Options, enough func(agents.Stats) bool) (agents.Stats, broker.Stats) {
 	w.t.Helper()
-	o.Addr, o.TLS = w.addr, w.client
+	o.Addr, o.TLS = w.addr, w.client // not used where service discovery is
 	load, err := agents.New(o)
 	if err != nil {
 		w.t.Fatal(err)
@@ -140,6 +144,45 @@ func TestOptionsAreChecked(t *testing.T) {
 		change(&bad)
 		if _, err := agents.New(bad); err == nil {
 			t.Errorf("a bad %s was taken", name)
+		}
+	}
+}
+
+// finds runs one agent that asks service discovery, which names these addresses.
+func (w *world) finds(addrs []string, enough func(agents.Stats) bool) agents.Stats {
+	w.t.Helper()
+	var data []map[string]any
+	for _, addr := range addrs {
+		host, port, _ := net.SplitHostPort(addr)
+		n, _ := strconv.Atoi(port)
+		data = append(data, map[string]any{"ip": host, "port": n, "weight": 0})
+	}
+	sd := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, _ *http.Request) {
+		_ = json.NewEncoder(rw).Encode(map[string]any{"msg": "ok", "data": data})
+	}))
+	defer sd.Close()
+	sent, _ := w.run(agents.Options{
+		SD: []string{sd.Listener.Addr().String()}, Agents: 1, Heartbeat: time.Minute, Retry: time.Millisecond,
+	}, enough)
+	return sent
+}
+
+// An agent with service discovery takes the first address that works, and gives up
+// at its seventh failure in a row.
+func TestFindsItsServer(t *testing.T) {
+	closed, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = closed.Close()
+	dead := closed.Addr().String()
+	w := newWorld(t)
+	if s := w.finds([]string{dead, w.addr}, func(s agents.Stats) bool { return s.Connected == 1 }); s.Failures != 0 || s.MostFailures != 0 || s.Exited != 0 {
+		t.Errorf("the second address works: %+v", s)
+	}
+	for name, addrs := range map[string][]string{"none works": {dead, dead}, "none is named": nil} {
+		if s := w.finds(addrs, func(s agents.Stats) bool { return s.Exited == 1 }); s.Failures != 7 || s.MostFailures != 7 {
+			t.Errorf("%s: %+v", name, s)
 		}
 	}
 }
