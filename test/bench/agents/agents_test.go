@@ -176,12 +176,12 @@ func TestFindsItsServer(t *testing.T) {
 	}
 	_ = closed.Close()
 	dead := closed.Addr().String()
-	w := newWorld(t)
-	if s := w.finds([]string{dead, w.addr}, func(s agents.Stats) bool { return s.Connected == 1 }); s.Failures != 0 || s.MostFailures != 0 || s.Exited != 0 {
+	works := newWorld(t)
+	if s := works.finds([]string{dead, works.addr}, func(s agents.Stats) bool { return s.Connected == 1 }); s.Failures != 0 || s.MostFailures != 0 || s.Exited != 0 {
 		t.Errorf("the second address works: %+v", s)
 	}
 	for name, addrs := range map[string][]string{"none works": {dead, dead}, "none is named": nil} {
-		if s := w.finds(addrs, func(s agents.Stats) bool { return s.Exited == 1 }); s.Failures != 7 || s.MostFailures != 7 {
+		if s := newWorld(t).finds(addrs, func(s agents.Stats) bool { return s.Exited == 1 }); s.Failures != 7 || s.MostFailures != 7 {
 			t.Errorf("%s: %+v", name, s)
 		}
 	}
