@@ -148,41 +148,40 @@ func TestOptionsAreChecked(t *testing.T) {
 	}
 }
 
-// finds runs one agent that asks service discovery, which names these addresses.
-func (w *world) finds(addrs []string, enough func(agents.Stats) bool) agents.Stats {
-	w.t.Helper()
+// An agent with service discovery takes the first address that works, and keeps
+// the connection of its look-up if it should.
+func TestFindsItsServer(t *testing.T) {
+	dead, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = dead.Close()
+	w := newWorld(t)
 	var data []map[string]any
-	for _, addr := range addrs {
+	for _, addr := range []string{dead.Addr().String(), w.addr} {
 		host, port, _ := net.SplitHostPort(addr)
 		n, _ := strconv.Atoi(port)
 		data = append(data, map[string]any{"ip": host, "port": n, "weight": 0})
 	}
-	sd := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, _ *http.Request) {
+	var open atomic.Int64
+	sd := httptest.NewUnstartedServer(http.HandlerFunc(func(rw http.ResponseWriter, _ *http.Request) {
 		_ = json.NewEncoder(rw).Encode(map[string]any{"msg": "ok", "data": data})
 	}))
-	defer sd.Close()
-	sent, _ := w.run(agents.Options{
-		SD: []string{sd.Listener.Addr().String()}, Agents: 1, Heartbeat: time.Minute, Retry: time.Millisecond,
-	}, enough)
-	return sent
-}
-
-// An agent with service discovery takes the first address that works, and gives up
-// at its seventh failure in a row.
-func TestFindsItsServer(t *testing.T) {
-	closed, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	_ = closed.Close()
-	dead := closed.Addr().String()
-	works := newWorld(t)
-	if s := works.finds([]string{dead, works.addr}, func(s agents.Stats) bool { return s.Connected == 1 }); s.Failures != 0 || s.MostFailures != 0 || s.Exited != 0 {
-		t.Errorf("the second address works: %+v", s)
-	}
-	for name, addrs := range map[string][]string{"none works": {dead, dead}, "none is named": nil} {
-		if s := newWorld(t).finds(addrs, func(s agents.Stats) bool { return s.Exited == 1 }); s.Failures != 7 || s.MostFailures != 7 {
-			t.Errorf("%s: %+v", name, s)
+	sd.Config.ConnState = func(_ net.Conn, s http.ConnState) {
+		switch s {
+		case http.StateNew:
+			open.Add(1)
+		case http.StateClosed:
+			open.Add(-1)
+		default:
 		}
+	}
+	sd.Start()
+	defer sd.Close()
+	sent, _ := w.run(agents.Options{SD: []string{sd.URL}, KeepLookups: true, Agents: 3, Heartbeat: time.Minute}, func(s agents.Stats) bool {
+		return s.Connected == 3 && open.Load() == 3
+	})
+	if sent.Failures != 0 || sent.MostFailures != 0 || sent.Passed != 3 {
+		t.Errorf("%+v", sent)
 	}
 }
