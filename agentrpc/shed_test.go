@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"strconv"
 	"strings"
@@ -465,4 +466,44 @@ func TestRefusalIsFinalToADialler(t *testing.T) {
 			t.Errorf("dialled: %v after %v", err, took)
 		}
 	})
+}
+
+// Whatever else happens to the sessions meanwhile, the counts are right in the
+// end.
+func TestShedAmongOtherThings(t *testing.T) {
+	for seed := range uint64(5) {
+		t.Run(fmt.Sprint(seed), func(t *testing.T) {
+			inBubble(t, func(t *testing.T, w *world) {
+				dice := rand.New(rand.NewPCG(seed, 1))
+				var agents []*agent
+				shed := 0
+				for i := range 150 {
+					id, ip := fmt.Sprint("a", dice.IntN(20)), fmt.Sprintf("10.1.%d.%d", i/250, i%250+1)
+					switch dice.IntN(6) {
+					case 0, 1, 2:
+						a := w.open(id, w.dialFrom(ip, nil))
+						a.beat()
+						agents = append(agents, a)
+					case 3:
+						shed += w.srv.Shed(dice.IntN(4))
+					case 4:
+						w.srv.Reset([]string{id})
+					case 5:
+						if len(agents) > 0 {
+							_ = agents[dice.IntN(len(agents))].conn.Close()
+						}
+					}
+					pass(time.Duration(dice.IntN(120)) * time.Millisecond)
+				}
+				pass(15 * time.Second)
+				live := len(agents) - ended(agents)
+				if n, ids := w.srv.SessionCount(), w.srv.SessionIDs(); n != live || len(ids) != live {
+					t.Errorf("%d sessions, %d listed, want %d", n, len(ids), live)
+				}
+				if n := w.metric("shed_total"); int(n) != shed || shed == 0 {
+					t.Errorf("%v counted as shed, want %d", n, shed)
+				}
+			})
+		})
+	}
 }
