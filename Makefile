@@ -123,7 +123,7 @@ chaos: ## kill, stop, wipe and cut off nodes at random under load (DURATION=10m 
 # A quarter of an hour, if the machine is quiet.
 .PHONY: balance
 balance: ## five nodes and 3,000 stock agents through a kill, a stop, a drain and a join (figures of docs/benchmarks.md)
-	MUSTER_TEST_BALANCE=1 go test -count=1 -timeout 30m -run '^TestProcessBalance$$' -v $(ARGS) ./test
+	MUSTER_TEST_BALANCE=1 go test -count=1 -timeout 30m -run '^TestProcessBalance' -v $(ARGS) ./test
 
 # BROKERS is 1 or 3. deploy/kafka/README.md has the rest.
 BROKERS ?= 1

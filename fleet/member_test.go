@@ -208,3 +208,22 @@ func FuzzDecodeMeta(f *testing.F) {
 		}
 	})
 }
+
+func TestSilent(t *testing.T) {
+	now := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+	for _, tt := range []struct {
+		age, maxAge time.Duration
+		want        bool
+	}{
+		{fleet.MaxLoadAge, 0, false}, {fleet.MaxLoadAge + 1, 0, true},
+		{3 * fleet.MaxLoadAge, 3 * fleet.MaxLoadAge, false}, {3*fleet.MaxLoadAge + 1, 3 * fleet.MaxLoadAge, true},
+	} {
+		m := fleet.Member{NodeID: "n", Alive: true, Load: fleet.Load{Ready: true, Limit: 1}, ReportedAt: now.Add(-tt.age), MaxAge: tt.maxAge}
+		if got := m.Silent(now); got != tt.want || (m.Standing(now) == fleet.StandingSilent) != tt.want {
+			t.Errorf("a report of %s ago, of at most %s: silent %v, %s", tt.age, tt.maxAge, got, m.Standing(now))
+		}
+	}
+	if m := (fleet.Member{}); !m.Silent(now) {
+		t.Error("a node that has never reported is not silent")
+	}
+}

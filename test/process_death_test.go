@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -159,17 +160,14 @@ type watcher struct {
 	mu    sync.Mutex
 	looks int
 	lacks map[string]int
-	gap   time.Duration // the longest for which this machine did not run the test itself
+	pulse pulse
 }
-
-// calm is the longest gap with which the machine can be said to run its processes.
-const calm = 200 * time.Millisecond
 
 // lookout asks these nodes all the time about all that run.
 func lookout(c *process.Cluster, asked []*process.Node) *watcher {
 	m := &watcher{stop: make(chan struct{}), lacks: map[string]int{}}
 	running, token := c.Running(), c.Token()
-	m.wg.Go(m.pulse)
+	m.wg.Go(func() { m.pulse.watch(m.stop) })
 	for _, n := range asked {
 		m.wg.Go(func() {
 			for {
@@ -191,21 +189,28 @@ func lookout(c *process.Cluster, asked []*process.Node) *watcher {
 	return m
 }
 
-// pulse measures how well the machine runs this process.
-func (m *watcher) pulse() {
+// calm is the longest gap with which the machine can be said to run its processes.
+const calm = 200 * time.Millisecond
+
+// pulse measures how well the machine runs this process: the longest time for
+// which it did not.
+type pulse struct{ longest atomic.Int64 }
+
+func (p *pulse) watch(stop <-chan struct{}) {
 	const beat = 10 * time.Millisecond
-	for last := time.Now(); ; {
+	for last := time.Now(); ; last = time.Now() {
 		select {
-		case <-m.stop:
+		case <-stop:
 			return
 		case <-time.After(beat):
 		}
-		m.mu.Lock()
-		m.gap = max(m.gap, time.Since(last)-beat)
-		m.mu.Unlock()
-		last = time.Now()
+		if gap := time.Since(last) - beat; gap > p.gap() {
+			p.longest.Store(int64(gap))
+		}
 	}
 }
+
+func (p *pulse) gap() time.Duration { return time.Duration(p.longest.Load()) }
 
 // lacking says who is missing in a node's answer to agents, and in its list of
 // members, or is dead there.
@@ -237,8 +242,8 @@ func (m *watcher) nobody(t *testing.T, what string) {
 	t.Helper()
 	close(m.stop)
 	m.wg.Wait()
-	t.Logf("%s: %d looks, missing: %v; the machine stood still for %s", what, m.looks, m.lacks, m.gap)
-	if m.gap <= calm && len(m.lacks) > 0 || m.looks == 0 {
+	t.Logf("%s: %d looks, missing: %v; the machine stood still for %s", what, m.looks, m.lacks, m.pulse.gap())
+	if m.pulse.gap() <= calm && len(m.lacks) > 0 || m.looks == 0 {
 		t.Errorf("%s: missing in %d looks: %v", what, m.looks, m.lacks)
 	}
 }
