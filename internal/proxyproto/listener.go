@@ -217,3 +217,13 @@ func (c *introduced) Gone() bool {
 	conn, ok := c.Conn.(interface{ Gone() bool })
 	return ok && conn.Gone()
 }
+
+// SetLinger is that of the connection itself, where it has one: 0 makes its end a
+// reset.
+func (c *introduced) SetLinger(sec int) error {
+	conn, ok := c.Conn.(interface{ SetLinger(sec int) error })
+	if !ok {
+		return errors.ErrUnsupported
+	}
+	return conn.SetLinger(sec)
+}
