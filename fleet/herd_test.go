@@ -24,10 +24,11 @@ type herd struct {
 }
 
 type herdNode struct {
-	load  fleet.Load
-	phase int // its reports are sent at this step of each second
-	view  []fleet.Member
-	sent  []fleet.HandOuts
+	load   fleet.Load
+	phase  int // its reports are sent at this step of each second
+	view   []fleet.Member
+	sent   []fleet.HandOuts
+	askers fleet.Askers
 }
 
 const stepsASecond = 100
@@ -65,11 +66,11 @@ func (h *herd) arrive() {
 	n := &h.nodes[asked]
 	first := fleet.Rank(n.view, fleet.Known{
 		HandedOut: func(i int) float64 { return n.sent[i].Outstanding() },
-		Askers:    fleet.Askers(n.view, n.view[asked].NodeID),
+		Askers:    n.askers.Count(n.view, n.view[asked].NodeID),
 		Now:       h.now(),
 		Rnd:       h.rnd,
 	}, 10)[0]
-	n.sent[first].Add()
+	n.sent[first].Add(h.now())
 	h.in(2+h.rnd.IntN(2*stepsASecond-2), func() { h.nodes[first].load.Sessions++ })
 }
 
@@ -82,6 +83,7 @@ func (h *herd) report(from int) {
 		outstanding += n.sent[i].Outstanding()
 	}
 	load.HandedOut = uint32(outstanding)
+	n.askers.Reported(load.HandedOut)
 	for to := range h.nodes {
 		late := 0
 		if to != from {
@@ -92,20 +94,20 @@ func (h *herd) report(from int) {
 		}
 		h.in(late, func() {
 			h.nodes[to].view[from].Load, h.nodes[to].view[from].ReportedAt = load, h.now()
-			h.nodes[to].sent[from].Reported()
+			h.nodes[to].sent[from].Reported(h.now())
 		})
 	}
 }
 
-// second lets one pass, with so many agents arriving.
-func (h *herd) second(arrivals int) {
+// second lets one pass, with so many agents arriving in its first steps.
+func (h *herd) second(arrivals, steps int) {
 	for s := range stepsASecond {
 		for i := range h.nodes {
 			if h.step%stepsASecond == h.nodes[i].phase {
 				h.report(i)
 			}
 		}
-		for range (s+1)*arrivals/stepsASecond - s*arrivals/stepsASecond {
+		for range min(s+1, steps)*arrivals/steps - min(s, steps)*arrivals/steps {
 			h.arrive()
 		}
 		for len(h.events[h.step]) > 0 { // what happens may have something happen at once
@@ -144,7 +146,7 @@ func TestNoHerd(t *testing.T) {
 	for name, tt := range map[string]struct {
 		limits         []uint32
 		asked          int
-		rate, arrivals int    // rate 0: all in one instant
+		rate, arrivals int    // rate 0: all within 0.01 to 0.3 s
 		began          uint32 // sessions on all nodes but the first
 	}{
 		"five nodes":                       {equal(5, 20_000), 5, 1_000, 15_000, 0},
@@ -171,24 +173,22 @@ func TestNoHerd(t *testing.T) {
 				for i := 1; i < len(h.nodes); i++ {
 					h.nodes[i].load.Sessions = tt.began
 				}
-				h.second(0) // the reports of the first second
-				h.second(0)
+				h.second(0, 1) // the reports of the first second
+				h.second(0, 1)
 				left, worst := tt.arrivals, 0.0
 				if tt.rate == 0 {
-					for range tt.arrivals {
-						h.arrive()
-					}
+					h.second(left, []int{1, 10, 30}[seed%3])
 					left = 0
 				}
 				for s := 1; left > 0 || s < 13; s++ {
-					h.second(min(left, tt.rate))
+					h.second(min(left, tt.rate), stepsASecond)
 					left -= min(left, tt.rate)
 					if s > 10 {
 						worst = max(worst, h.worst())
 					}
 				}
 				for range 3 { // the last are on their way
-					h.second(0)
+					h.second(0, 1)
 				}
 				spread(&atAny, worst)
 				spread(&atEnd, h.worst())

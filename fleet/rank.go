@@ -68,6 +68,16 @@ func (c *candidate) before(other *candidate, members []Member) bool {
 	return members[c.index].NodeID < members[other.index].NodeID
 }
 
+// chance is one random number stretched over all members of an answer, because a
+// good one for each would cost as much as the rest. Its state is odd, thus never 0.
+type chance struct{ state uint64 }
+
+// next returns a number in [0, 1). The multiplier is one of L'Ecuyer 1999.
+func (c *chance) next() float64 {
+	c.state *= 1181783497276652981
+	return float64(c.state>>11) / (1 << 53)
+}
+
 // Known is what the asked node knows besides the reports.
 type Known struct {
 	// HandedOut says of an index how many agents this node has sent to that node
@@ -96,6 +106,10 @@ func Rank(members []Member, known Known, count int) []int {
 		count = len(members)
 	}
 	askers := max(known.Askers, 1)
+	var chance chance
+	if known.Rnd != nil {
+		chance.state = known.Rnd.Uint64() | 1
+	}
 	var few [16]candidate // so that what agents ask for needs no memory
 	best := few[:0]       // sorted
 	for i := range members {
@@ -112,8 +126,8 @@ func Rank(members []Member, known Known, count int) []int {
 		if len(best) == count && !c.before(&best[count-1], members) {
 			continue // chance only moves it further back
 		}
-		if known.Rnd != nil {
-			c.key = m.Fill(onTheirWay + askers*known.Rnd.Float64())
+		if chance.state != 0 {
+			c.key = m.Fill(onTheirWay + askers*chance.next())
 		}
 		best = insert(best, c, count, members)
 	}

@@ -247,7 +247,7 @@ func BenchmarkRank(b *testing.B) {
 				Askers:    float64(nodes), Now: rankNow, Rnd: rand.New(rand.NewPCG(1, 2)),
 			}
 			for b.Loop() {
-				handed[fleet.Rank(members, k, 10)[0]].Add()
+				handed[fleet.Rank(members, k, 10)[0]].Add(rankNow)
 			}
 		})
 	}

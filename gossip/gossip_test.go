@@ -22,7 +22,7 @@ import (
 
 const port = ":7946"
 
-func ip(i int) string { return fmt.Sprintf("10.0.0.%d", i) }
+func ip(i int) string { return fmt.Sprintf("10.0.%d.%d", i/250, i%250) }
 
 // seeds are the addresses of the first three hosts.
 func seeds() []string { return []string{ip(1) + port, ip(2) + port, ip(3) + port} }

@@ -309,8 +309,8 @@ func TestServicesByName(t *testing.T) {
 	})
 }
 
-// TestPicksAreCounted: whoever asks at once, each is counted, and a report halves
-// what was counted.
+// TestPicksAreCounted: whoever asks at once, each is counted; a report of a second
+// later holds half of them.
 func TestPicksAreCounted(t *testing.T) {
 	v := newView(fleet.Member{NodeID: "self"}, ProfileLAN)
 	for _, id := range []string{"n1", "n2"} {
@@ -331,7 +331,7 @@ func TestPicksAreCounted(t *testing.T) {
 	if n1+n2 != 4000 || min(n1, n2) == 0 || v.handedOut() != 4000 {
 		t.Errorf("of 4000 agents %v and %v were counted, %d in all", n1, n2, v.handedOut())
 	}
-	v.setLoad("n1", fleet.Load{Ready: true, Limit: 1 << 20, Sequence: 2}, testNow)
+	v.setLoad("n1", fleet.Load{Ready: true, Limit: 1 << 20, Sequence: 2}, testNow.Add(time.Second))
 	if got := v.nodes["n1"].handed.Outstanding(); got != n1/2 {
 		t.Errorf("%v of %v are counted after the report", got, n1)
 	}

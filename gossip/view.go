@@ -43,6 +43,7 @@ type view struct {
 
 	mu          sync.Mutex
 	nodes       map[string]*node
+	askers      fleet.Askers
 	subscribers map[chan struct{}]struct{}
 }
 
@@ -51,7 +52,7 @@ type view struct {
 type roster struct {
 	members []fleet.Member
 	handed  []*fleet.HandOuts // agents sent to each
-	askers  float64           // as fleet.Askers
+	askers  float64           // as fleet.Askers counts
 }
 
 // chance is a source of random numbers for any number of goroutines.
@@ -93,7 +94,7 @@ func (v *view) publish() {
 	for i, n := range nodes {
 		r.members[i], r.handed[i] = n.member, n.handed
 	}
-	r.askers = fleet.Askers(r.members, v.self)
+	r.askers = v.askers.Count(r.members, v.self)
 	v.snapshot.Store(r)
 }
 
@@ -227,9 +228,27 @@ func (v *view) setLoad(id string, load fleet.Load, now time.Time) (ignored strin
 		return reasonStale
 	}
 	n.member.Load, n.member.ReportedAt = load, now
-	n.handed.Reported()
-	v.publish()
+	n.handed.Reported(now)
+	if id == v.self {
+		v.askers.Reported(load.HandedOut)
+	}
+	v.publishLoad(n)
 	return ""
+}
+
+// publishLoad is publish for one report: of 200 nodes as many come each second.
+// The caller holds mu.
+func (v *view) publishLoad(n *node) {
+	old := v.snapshot.Load()
+	at, ok := slices.BinarySearchFunc(old.members, n.member.NodeID, func(m fleet.Member, id string) int { return cmp.Compare(m.NodeID, id) })
+	if !ok {
+		v.publish()
+		return
+	}
+	r := &roster{members: slices.Clone(old.members), handed: old.handed}
+	r.members[at] = n.member
+	r.askers = v.askers.Count(r.members, v.self)
+	v.snapshot.Store(r)
 }
 
 // pick takes no lock: those who ask in the same instant may be sent to the same
@@ -247,7 +266,7 @@ func (v *view) pick(count int, now time.Time) []*fleet.Member {
 		picked[k] = &r.members[i]
 	}
 	if len(ranked) > 0 {
-		r.handed[ranked[0]].Add()
+		r.handed[ranked[0]].Add(now)
 	}
 	return picked
 }
