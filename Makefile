@@ -160,6 +160,13 @@ bin/bench: build
 bench: bin/bench ## print the table of docs/benchmarks.md (ROWS=cpu,storm LONG=1 STRICT=1 PROFILE=DIR ARGS='--rounds 5')
 	bin/bench run $(if $(ROWS),--rows $(ROWS)) $(if $(LONG),--long) $(if $(STRICT),--strict) $(if $(PROFILE),--profile $(PROFILE)) $(ARGS)
 
+# The tables of "Many nodes" in docs/benchmarks.md and "Gossip: timing and traffic"
+# in docs/operations.md: about 10 minutes of CPU. ARGS='--nodes 50 --seeds 1' makes it short.
+.PHONY: simulate
+simulate: ## simulate 5, 50 and 200 nodes with a million agents; draw docs/balance.svg; measure the gossip of 200 nodes
+	go run ./test/simfleet/simulate --plot docs/balance.svg $(ARGS)
+	MUSTER_TEST_GOSSIP_NODES=200 go test -count=1 -timeout 1h -run '^TestTraffic$$' -v ./gossip
+
 .PHONY: soak
 soak: bin/bench ## hold 15,000 agents and see whether anything grows (DURATION=20m)
 	bin/bench soak $(if $(filter command line environment,$(origin DURATION)),--duration $(DURATION)) $(ARGS)

@@ -6,6 +6,7 @@ package gossip_test
 import (
 	"context"
 	"fmt"
+	"math"
 	"net"
 	"os"
 	"strconv"
@@ -97,7 +98,7 @@ func metered(m *meter) func(*gossip.Options) {
 
 // TestTraffic measures what a node sends while nothing happens, for the table in
 // docs/operations.md. MUSTER_TEST_GOSSIP_NODES adds a number of nodes and measures
-// for a minute: 200 take some.
+// for longer: 200 take minutes.
 func TestTraffic(t *testing.T) {
 	sizes, window := []int{5, 50}, 20*time.Second
 	if text := os.Getenv("MUSTER_TEST_GOSSIP_NODES"); text != "" {
@@ -105,7 +106,7 @@ func TestTraffic(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		sizes, window = append(sizes, more), time.Minute
+		sizes, window = append(sizes, more), 2*time.Minute // each of 200 nodes compares once
 	}
 	for _, size := range sizes {
 		t.Run(fmt.Sprint(size), func(t *testing.T) {
@@ -137,7 +138,7 @@ func measureTraffic(t *testing.T, size int, window time.Duration) {
 	t.Logf("a node of %d sends in a second: %.1f packets of %.0f B (%.0f B with headers), of these %.1f load reports of %.0f B; %.3f streams of %.0f B in all",
 		size, packets, float64(m.packetBytes.Load())/each, float64(m.packetBytes.Load())/each+headerBytes*packets,
 		reports, float64(m.reportBytes.Load())/each, float64(m.streams.Load())/each, float64(m.streamBytes.Load())/each)
-	if want := float64(size - 1); reports < want || reports > want+1 {
+	if want := float64(size - 1); math.Abs(reports-want) > 0.02*want+0.1 { // some have news with them
 		t.Errorf("%.2f load reports a second, want one to each of the %d others", reports, size-1)
 	}
 	if rest := packets - reports; rest > 3 {
