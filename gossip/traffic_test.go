@@ -38,7 +38,11 @@ type meter struct {
 	streams, streamBytes atomic.Uint64
 }
 
-func (m *meter) reset() { *m = meter{} }
+func (m *meter) reset() {
+	for _, n := range []*atomic.Uint64{&m.packets, &m.packetBytes, &m.reports, &m.reportBytes, &m.streams, &m.streamBytes} {
+		n.Store(0)
+	}
+}
 
 type meteredPackets struct {
 	net.PacketConn
