@@ -125,7 +125,10 @@ func TestAdmissionRests(t *testing.T) {
 			busy       bool
 			took, wait time.Duration
 		}{
-			{false, time.Minute, 0}, {true, time.Second, 3 * time.Second}, {true, 0, 0}, {true, time.Second / 10, 300 * time.Millisecond},
+			{false, time.Minute, 0},
+			{true, time.Second, 3 * time.Second},
+			{true, 0, 0},
+			{true, time.Second / 10, 300 * time.Millisecond},
 			{false, time.Second, 0},
 		} {
 			busy.Store(c.busy)
