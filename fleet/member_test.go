@@ -215,8 +215,10 @@ func TestSilent(t *testing.T) {
 		age, maxAge time.Duration
 		want        bool
 	}{
-		{fleet.MaxLoadAge, 0, false}, {fleet.MaxLoadAge + 1, 0, true},
-		{3 * fleet.MaxLoadAge, 3 * fleet.MaxLoadAge, false}, {3*fleet.MaxLoadAge + 1, 3 * fleet.MaxLoadAge, true},
+		{fleet.MaxLoadAge, 0, false},
+		{fleet.MaxLoadAge + 1, 0, true},
+		{3 * fleet.MaxLoadAge, 3 * fleet.MaxLoadAge, false},
+		{3*fleet.MaxLoadAge + 1, 3 * fleet.MaxLoadAge, true},
 	} {
 		m := fleet.Member{NodeID: "n", Alive: true, Load: fleet.Load{Ready: true, Limit: 1}, ReportedAt: now.Add(-tt.age), MaxAge: tt.maxAge}
 		if got := m.Silent(now); got != tt.want || (m.Standing(now) == fleet.StandingSilent) != tt.want {
