@@ -38,8 +38,6 @@ func (g *Mesh) config() *memberlist.Config {
 	// A node that came back under its name with another address takes the place
 	// of the dead one.
 	config.DeadNodeReclaimTime = 10 * time.Second
-	// Packets are too short to gain by it, and each try costs 64 KiB of memory.
-	config.EnableCompression = false
 	config.Logger = slog.NewLogLogger(libraryLog{g.logger.Handler(), g}, slog.LevelDebug)
 	return config
 }
