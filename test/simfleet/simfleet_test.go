@@ -23,8 +23,12 @@ type bound struct {
 
 // TestManyNodes is the story of `make simulate`, with fewer agents.
 func TestManyNodes(t *testing.T) {
+	many := 50
+	if raceDetector {
+		many = 15 // it makes everything ten times slower
+	}
 	for _, opts := range []simfleet.Options{
-		{Nodes: 5, Agents: 50_000}, {Nodes: 5, Agents: 50_000, Asked: 1}, {Nodes: 50, Agents: 100_000},
+		{Nodes: 5, Agents: 100_000}, {Nodes: 5, Agents: 20_000, Asked: 1}, {Nodes: many, Agents: 2_000 * many},
 	} {
 		t.Run(fmt.Sprintf("nodes=%d,asked=%d", opts.Nodes, opts.Asked), func(t *testing.T) {
 			t.Parallel()
@@ -42,7 +46,7 @@ func TestManyNodes(t *testing.T) {
 				simfleet.Steady:    {worst: 1.05, most: 1.05, least: 0.95},
 			}
 			arriving := bounds[simfleet.Arriving]
-			if opts.Nodes == 50 { // after ten seconds a node has a hundred agents
+			if opts.Nodes == many { // after ten seconds a node has a hundred agents
 				arriving.worst = 1.20
 			}
 			if opts.Asked == 1 { // the first hundreds come unevenly, and some are moved

@@ -12,7 +12,7 @@ type Result struct {
 
 // The names of the phases.
 const (
-	Arriving  = "all agents arrive in 200 s"
+	Arriving  = "all agents arrive"
 	Churn     = "0.1 % of them leave each second, and come back"
 	OneDies   = "a node dies"
 	OneBack   = "it comes back, empty"
@@ -25,7 +25,8 @@ const (
 	Steady    = "an hour in which nothing happens"
 )
 
-const arriveFor = 200 // seconds
+// arriveFor is how long all agents take to come, in seconds.
+const arriveFor = 200
 
 // Tell runs everything that happens to a fleet, one phase after the other.
 func Tell(opts Options) Result {
@@ -35,7 +36,7 @@ func Tell(opts Options) Result {
 	level := func() { w.level(240 + each/150) } // seconds: nodes are filled at 200 a second and more
 	w.phase(Arriving, 10, func() { w.arrive(); w.run(5 * ticks) })
 	w.phase(Churn, 0, func() {
-		for range 120 {
+		for range w.seconds(120) {
 			for range opts.Agents / 1000 {
 				w.leave()
 			}
@@ -43,10 +44,10 @@ func Tell(opts Options) Result {
 		}
 	})
 	w.run(70 * ticks) // all are back
-	w.phase(OneDies, 0, func() { w.kill(w.nodes[0]); w.run(60 * ticks) })
+	w.phase(OneDies, 0, func() { w.kill(w.nodes[0]); w.run(w.seconds(60) * ticks) })
 	w.phase(OneBack, 0, func() { w.start(w.nodes[0]); level() })
 	tenth := w.nodes[1 : 1+max(1, opts.Nodes/10)]
-	w.phase(TenthDies, 0, func() { w.kill(tenth...); w.run(60 * ticks) })
+	w.phase(TenthDies, 0, func() { w.kill(tenth...); w.run(w.seconds(60) * ticks) })
 	w.phase(TenthBack, 0, func() { w.start(tenth...); level() })
 	w.phase(Join, 0, func() { w.start(w.addNode()); level() })
 	w.phase(Drain, 0, func() {
@@ -58,16 +59,24 @@ func Tell(opts Options) Result {
 		w.run(30 * ticks)
 	})
 	w.phase(Undrain, 0, func() { w.nodes[2].load.Draining = false; level() })
-	w.phase(Storm, 0, func() { w.loseAll(); w.run(120 * ticks) })
+	w.phase(Storm, 0, func() { w.loseAll(); w.run(w.seconds(120) * ticks) })
 	level()
 	w.phase(Steady, 0, func() {
 		if opts.Quick {
-			w.run(120 * ticks)
+			w.run(60 * ticks)
 			return
 		}
 		w.run(3600 * ticks)
 	})
 	return Result{Options: opts, Phases: w.figures.phases, Samples: w.figures.samples}
+}
+
+// seconds is half as many in a quick story.
+func (w *World) seconds(n int) int {
+	if w.opts.Quick {
+		return n / 2
+	}
+	return n
 }
 
 func (w *World) phase(name string, worstFrom int, happen func()) {
@@ -89,7 +98,7 @@ func (w *World) level(seconds int) {
 
 // arrive has all agents come, at an even rate.
 func (w *World) arrive() {
-	steps := arriveFor * ticks
+	steps := w.seconds(arriveFor) * ticks
 	for s := range steps {
 		for a := s * len(w.agents) / steps; a < (s+1)*len(w.agents)/steps; a++ {
 			w.come(int32(a))

@@ -32,7 +32,8 @@ type Options struct {
 	Asked int
 	// HandshakeRate is how many agents a node can take in a second; 0: 4,000.
 	HandshakeRate float64
-	// Quick ends a phase once its effect is there, and makes the steady hour two minutes.
+	// Quick ends a phase once its effect is there, halves what has a fixed length, and
+	// makes the steady hour a minute.
 	Quick bool
 	Seed  uint64
 }
