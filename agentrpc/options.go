@@ -97,7 +97,9 @@ type Tuning struct {
 	// DrainTimeout bounds how long Run waits, after its context has ended, for
 	// the record log to take what was received; default 10 s.
 	DrainTimeout time.Duration
-	// FirstMessageTimeout ends a stream without any message; default 30 s.
+	// FirstMessageTimeout ends a stream without any message; default 90 s. A stock
+	// agent that comes from another node may have nothing to say before its next
+	// heartbeat, up to 60 s later.
 	FirstMessageTimeout time.Duration
 	// HandshakeTimeout bounds the wait for a turn to make a TLS handshake, and then
 	// TLS and HTTP/2 set-up; default 14 s. Stock agents give one address 15 s, and
@@ -118,7 +120,7 @@ func (t *Tuning) setDefaults() {
 		t.Clock = time.Now
 	}
 	setDefault(&t.DrainTimeout, 10*time.Second)
-	setDefault(&t.FirstMessageTimeout, 30*time.Second)
+	setDefault(&t.FirstMessageTimeout, 90*time.Second)
 	setDefault(&t.HandshakeTimeout, 14*time.Second)
 	setDefault(&t.SendTimeout, 10*time.Second)
 	setDefault(&t.PushesPerSecond, 10_000)

@@ -5,6 +5,7 @@ package agentrpc
 
 import (
 	"sync"
+	"sync/atomic"
 
 	"muster/fleet"
 )
@@ -13,6 +14,8 @@ import (
 type registry struct {
 	limit int
 	clock epochClock
+
+	unnamed atomic.Int64 // streams on which nothing has come yet
 
 	mu   sync.RWMutex
 	byID map[string]*session

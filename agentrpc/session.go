@@ -32,6 +32,7 @@ type session struct {
 
 	tags     atomic.Pointer[[]byte] // encoded; see encodeTags
 	written  atomic.Uint64          // revision of the last config written
+	unnamed  atomic.Bool            // no message has come yet
 	received received
 
 	mu  sync.Mutex // guards obs

@@ -427,3 +427,29 @@ func TestMissingOptions(t *testing.T) {
 		t.Errorf("New = %v", err)
 	}
 }
+
+// A stream counts from its begin: who comes from another node may have nothing to
+// say for a minute.
+func TestSilentStreamCounts(t *testing.T) {
+	inBubble(t, func(t *testing.T, w *world) {
+		said, silent := w.open("a1", nil), w.open("a2", nil)
+		said.beat()
+		synctest.Wait()
+		if sessions, streams := w.srv.SessionCount(), w.srv.StreamCount(); sessions != 1 || streams != 2 {
+			t.Fatalf("%d sessions, %d streams; want 1, 2", sessions, streams)
+		}
+		<-time.After(61 * time.Second)
+		silent.beat()
+		synctest.Wait()
+		if sessions, streams := w.srv.SessionCount(), w.srv.StreamCount(); sessions != 2 || streams != 2 {
+			t.Fatalf("%d sessions, %d streams after the first heartbeat; want 2, 2", sessions, streams)
+		}
+		never := w.open("a3", nil)
+		<-time.After(91 * time.Second)
+		<-never.ended
+		synctest.Wait()
+		if streams := w.srv.StreamCount(); streams != 2 {
+			t.Fatalf("%d streams after one without a word has ended; want 2", streams)
+		}
+	})
+}

@@ -48,6 +48,12 @@ func (s *Server) SessionCount() int {
 	return max(0, s.registry.count()-s.parts.shedder.count())
 }
 
+// StreamCount is SessionCount with the streams on which nothing has come yet: those
+// are of agents too, which have nothing to say before their next heartbeat.
+func (s *Server) StreamCount() int {
+	return s.SessionCount() + int(max(0, s.registry.unnamed.Load()))
+}
+
 // Reset closes the streams of the named agents; they come back when they like.
 // The answer holds each ID with nil, or fleet.ErrOffline when this node does not
 // hold its stream.

@@ -39,9 +39,17 @@ func (s *Server) transfer(_ any, stream grpc.ServerStream) error {
 	case <-s.drain:
 		sess.end(status.Error(codes.Unavailable, "this node is stopping"))
 	}
+	s.named(sess) // as good as
 	s.leave(sess)
 	sess.finish()
 	return sess.line.cause
+}
+
+// named notes that it is known whose stream this is, or never will be.
+func (s *Server) named(sess *session) {
+	if sess.unnamed.CompareAndSwap(true, false) {
+		s.registry.unnamed.Add(-1)
+	}
 }
 
 // open makes the session of a stream and starts its receiver.
@@ -54,6 +62,8 @@ func (s *Server) open(stream grpc.ServerStream) (*session, error) {
 		return nil, err
 	}
 	sess := newSession(stream, peer, s.now(), s.hard)
+	sess.unnamed.Store(true)
+	s.registry.unnamed.Add(1)
 	silent := time.AfterFunc(s.opts.Tuning.FirstMessageTimeout, func() {
 		if sess.end(status.Error(codes.DeadlineExceeded, "no message came on this stream")) {
 			s.count(reasonSilent)
@@ -112,7 +122,11 @@ func (s *Server) receive(sess *session, silent *time.Timer) {
 // large as it ever was, would be twice as large for it.
 func (s *Server) takeFirst(sess *session, raw []byte) error {
 	taken := make(chan error, 1)
-	s.receivers.Go(func() { taken <- s.take(sess, raw) })
+	s.receivers.Go(func() {
+		err := s.take(sess, raw)
+		s.named(sess)
+		taken <- err
+	})
 	return <-taken
 }
 

@@ -37,7 +37,7 @@ const (
 
 // Load is what a node reports each second to all others.
 type Load struct {
-	Sessions         uint32 `json:"sessions"`           // agents' streams now
+	Sessions         uint32 `json:"sessions"`           // agents' streams now, those included on which nothing has come yet
 	Limit            uint32 `json:"limit"`              // streams that it takes at most; 0 takes none
 	CPUPermille      uint16 `json:"cpu_permille"`       // of all its cores
 	MemoryPermille   uint16 `json:"memory_permille"`    // of what it may use

@@ -46,7 +46,7 @@ func (n *Node) balance(ctx context.Context) error {
 		case <-tick.C:
 		}
 		n.shedding.drained.Store(n.Draining(n.trust.serverID))
-		step := balancer.Step(time.Now(), n.members.Members(), n.cfg.NodeID, n.agents.SessionCount())
+		step := balancer.Step(time.Now(), n.members.Members(), n.cfg.NodeID, n.agents.StreamCount())
 		n.shedding.last.Store(&step)
 		n.agents.RefuseNew(step.RefuseNew)
 		shed := 0

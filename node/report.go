@@ -118,7 +118,7 @@ func (n *Node) load() fleet.Load {
 	cpu, memory := n.usage.read(time.Now())
 	n.applied.note(time.Now(), n.othersApplied())
 	return fleet.Load{
-		Sessions:         clamp32(uint64(n.agents.SessionCount())),
+		Sessions:         clamp32(uint64(n.agents.StreamCount())),
 		Limit:            clamp32(uint64(n.limit)),
 		CPUPermille:      cpu,
 		MemoryPermille:   memory,
