@@ -263,7 +263,7 @@ func (a *agent) code() codes.Code {
 	select {
 	case <-a.ended:
 		return status.Code(a.err)
-	case <-time.After(time.Minute):
+	case <-time.After(2 * time.Minute):
 		a.t.Fatal("the stream did not end")
 		return codes.OK
 	}
