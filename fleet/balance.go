@@ -258,7 +258,7 @@ func (b *Balancer) drain(now time.Time, step *Step, f field, sessions int) {
 // level sends away what is above the share.
 func (b *Balancer) level(now time.Time, step *Step, f field, sessions int) {
 	excess := float64(sessions) - step.Share
-	uneven := excess >= minExcess && (step.Ratio > heavyRatio || f.ratio() < lightRatio)
+	uneven := excess >= minExcess && step.Ratio > heavyRatio || excess >= 1 && f.ratio() < lightRatio
 	switch {
 	case b.pausing(now, f):
 		if uneven {
@@ -266,11 +266,17 @@ func (b *Balancer) level(now time.Time, step *Step, f field, sessions int) {
 		}
 	case excess < 1 || !b.shedding && !uneven:
 		b.rest()
-	case b.uneven.IsZero():
+	case b.uneven.IsZero(), !b.shedding && b.grows():
 		b.uneven = now
 	case b.shedding || now.Sub(b.uneven) >= settleFor:
 		b.send(now, step, f.light, f, excess, excess/(excess+f.excess))
 	}
+}
+
+// grows tells whether agents arrive in such numbers that service discovery, which
+// sends them to the emptiest nodes, evens out more than could be moved.
+func (b *Balancer) grows() bool {
+	return float64(b.sums[len(b.sums)-1].sessions) > heavyRatio*float64(b.sums[0].sessions)
 }
 
 func (b *Balancer) rest() {

@@ -128,6 +128,39 @@ func TestSixthNodeGetsItsShare(t *testing.T) {
 	}
 }
 
+// Of many small nodes each has few agents too many when one more comes.
+func TestNewNodeAmongManySmallOnes(t *testing.T) {
+	w := newBalanced(t, slices.Repeat([]uint32{500}, 50)...)
+	w.join(0, 15_000)
+	w.seconds(300)
+	if got := w.ratio(50); got < 0.9 {
+		t.Errorf("after 5 minutes the new node holds %.3f of its share", got)
+	}
+	before := w.moved
+	w.seconds(600)
+	if w.moved != before {
+		t.Errorf("%d agents moved in 10 min of steady load", w.moved-before)
+	}
+}
+
+// While agents arrive, service discovery evens out what chance makes uneven.
+func TestArrivalsMoveNobody(t *testing.T) {
+	w := newBalanced(t, 500, 400, 500)
+	for range 60 {
+		for i, n := range []uint32{55, 40, 45} { // more than chance would
+			w.members[i].Load.Sessions += n
+		}
+		w.second()
+	}
+	if w.moved != 0 {
+		t.Errorf("%d agents moved while agents arrived", w.moved)
+	}
+	w.seconds(60)
+	if w.moved == 0 {
+		t.Error("nobody moved when no more arrived")
+	}
+}
+
 func TestOneNodeIsNotFlooded(t *testing.T) {
 	w := newBalanced(t, slices.Repeat([]uint32{10_000}, 49)...)
 	w.join(0, 15_000)
