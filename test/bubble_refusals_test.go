@@ -181,11 +181,11 @@ func TestBubbleSilentStreamIsClosed(t *testing.T) {
 		began := time.Now()
 		a := w.Open("silent")
 		synctest.Wait()
-		if code, _ := a.End(time.Minute); code != codes.DeadlineExceeded {
+		if code, _ := a.End(2 * time.Minute); code != codes.DeadlineExceeded {
 			t.Errorf("the stream ended with %v, want DeadlineExceeded", code)
 		}
-		if took := time.Since(began); took < 30*time.Second || took > 31*time.Second {
-			t.Errorf("closed after %s, want 30 s", took)
+		if took := time.Since(began); took < 90*time.Second || took > 91*time.Second {
+			t.Errorf("closed after %s, want 90 s", took)
 		}
 		if n := refusedFor(w, "silent"); n != 1 {
 			t.Errorf("counted %v times", n)
