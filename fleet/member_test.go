@@ -83,6 +83,7 @@ func TestLoadBytesAreFrozen(t *testing.T) {
 func FuzzDecodeLoad(f *testing.F) {
 	f.Add([]byte{})
 	f.Add(fleet.Load{Sessions: 7, Ready: true}.Encode())
+	f.Add(bytes.Repeat([]byte{1}, 43))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		load, err := fleet.DecodeLoad(b)
 		if err != nil {
@@ -91,8 +92,12 @@ func FuzzDecodeLoad(f *testing.F) {
 			}
 			return
 		}
-		b = append(bytes.Clone(b), make([]byte, 4)...)[:fleet.LoadBytes] // an older release's is shorter
-		b[1] &= 0x0f                                                     // flags of later releases
+		whole := make([]byte, fleet.LoadBytes)
+		if copy(whole, b) < fleet.LoadBytes { // an older release's, and a part of what it does not have
+			clear(whole[40:])
+		}
+		b = whole
+		b[1] &= 0x0f // flags of later releases
 		if !bytes.Equal(load.Encode(), b) {
 			t.Fatalf("%x became %x", b, load.Encode())
 		}
