@@ -26,6 +26,10 @@ const maxQuickHead = 1 << 10
 // that the streams need. Those beyond are closed after their answer.
 const maxQuickIdle = 1000
 
+// begunBytes make another request on a connection; net/http, too, ends one on which
+// fewer came after an answer without a word.
+const begunBytes = 4
+
 // deadlineStep is how often the deadlines of a busy connection are set again.
 const deadlineStep = time.Second
 
@@ -158,7 +162,12 @@ func (q *quick) serve(ctx context.Context, conn net.Conn) (rest []byte) {
 			return nil
 		}
 		n, err := conn.Read(buf)
-		if err != nil && n == 0 {
+		for r != nil && n < begunBytes && err == nil {
+			var more int
+			more, err = conn.Read(buf[n:])
+			n += more
+		}
+		if err != nil && (n == 0 || r != nil && n < begunBytes) {
 			return nil
 		}
 		if head := buf[:n]; !bytes.Equal(head, known) {
