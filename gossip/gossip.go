@@ -210,6 +210,7 @@ func (g *Mesh) Run(ctx context.Context) error {
 	group := lifecycle.NewGroup(ctx)
 	group.Go("report", func(ctx context.Context) error { return g.report(ctx, list) })
 	group.Go("ask", func(ctx context.Context) error { return g.ask(ctx, list) })
+	group.Go("recall", func(ctx context.Context) error { return g.recall(ctx, list) })
 	group.Go("join", func(ctx context.Context) error { return g.join(ctx, list) })
 	stop := context.AfterFunc(group.Context(), g.transport.stopDialing)
 	err = group.Wait()

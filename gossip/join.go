@@ -72,6 +72,31 @@ func (g *Mesh) join(ctx context.Context, list *memberlist.Memberlist) error {
 	}
 }
 
+// recallInterval is how often dead nodes that report all the same are called.
+const recallInterval = time.Second
+
+// recall calls dead nodes as soon as they report again. After a time in which it
+// was not heard, a node may have objected to its death already, in vain: it does
+// not again, and would stay dead here until the next comparison.
+func (g *Mesh) recall(ctx context.Context, list *memberlist.Memberlist) error {
+	ticker := time.NewTicker(recallInterval)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-ticker.C:
+		}
+		nodes := g.view.revenants(time.Now())
+		if len(nodes) == 0 {
+			continue
+		}
+		if n, _ := list.Join(nodes); n == 0 {
+			g.metrics.joinFailures.Inc()
+		}
+	}
+}
+
 // missing returns the addresses of seeds and dead members that are no live ones.
 func (g *Mesh) missing(ctx context.Context) []string {
 	alive, wanted := g.view.addresses()

@@ -275,3 +275,30 @@ func TestADeadNodeIsGoneSoon(t *testing.T) {
 		})
 	}
 }
+
+// A node that nobody heard for a while is there again soon after: it may have
+// objected to its death while nobody heard that either.
+func TestAnUnheardNodeIsBackSoon(t *testing.T) {
+	defer oneProcessor()()
+	synctest.Test(t, func(t *testing.T) {
+		nodes, n, _ := startMany(t, 5, 1)
+		dead := 0
+		for i := range 12 {
+			for other := range 4 {
+				n.Block(ip(5), ip(1+other))
+			}
+			time.Sleep(time.Duration(5000+500*i) * time.Millisecond)
+			for _, node := range nodes[:4] {
+				if m, ok := node.member(nodes[4].id); !ok || !m.Alive {
+					dead++
+				}
+			}
+			n.Heal()
+			await(t, 4*time.Second, "all know of all again", func() bool { return missing(nodes) == nil })
+			time.Sleep(20 * time.Second)
+		}
+		if dead == 0 {
+			t.Error("the node never counted as dead: the test shows nothing")
+		}
+	})
+}

@@ -216,6 +216,18 @@ func (v *view) bury(now time.Time) (dead []memberlist.Address) {
 	return dead
 }
 
+// revenants returns the addresses of the dead nodes whose reports come.
+func (v *view) revenants(now time.Time) (addrs []string) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	for _, n := range v.nodes {
+		if !n.member.Alive && n.member.ReportedAt.After(n.diedAt) && !n.member.Silent(now) {
+			addrs = append(addrs, n.addr.String())
+		}
+	}
+	return addrs
+}
+
 // setLoad notes a report. It returns why it did not, or an empty reason.
 func (v *view) setLoad(id string, load fleet.Load, now time.Time) (ignored string) {
 	v.mu.Lock()
