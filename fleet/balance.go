@@ -289,7 +289,6 @@ func (b *Balancer) send(now time.Time, step *Step, to []string, f field, most, p
 	rate := float64(cmp.Or(b.Rate, DefaultShedRate))
 	b.credit = min(b.credit+min(rate, maxArrivals*float64(len(to))*part), max(rate, 1))
 	step.Shed = int(min(b.credit, most))
-	b.credit -= float64(step.Shed)
 	b.shedding, step.Shedding = true, most > 0
 	if b.round.began.IsZero() {
 		b.round = round{began: now, to: make(map[string]uint64)}
@@ -297,7 +296,13 @@ func (b *Balancer) send(now time.Time, step *Step, to []string, f field, most, p
 			b.round.to[id] = f.held[id]
 		}
 	}
-	b.round.shed += step.Shed
+}
+
+// Sent notes how many agents were sent away after a Step: fewer than it said if
+// some cannot be just now.
+func (b *Balancer) Sent(agents int) {
+	b.credit -= float64(agents)
+	b.round.shed += agents
 }
 
 // pausing tells whether no agents are to be sent away, because those before did

@@ -28,7 +28,8 @@ type balanced struct {
 	moved   int
 	// barred are nodes that agents cannot reach: they stay at another one.
 	barred  map[string]bool
-	arrived map[string]int // in the last second, by node
+	arrived map[string]int  // in the last second, by node
+	stuck   map[string]bool // nodes whose agents cannot be sent away just now
 }
 
 func newBalanced(t *testing.T, sessions ...uint32) *balanced {
@@ -73,6 +74,11 @@ func (w *balanced) second() {
 		if step.Shed < 0 || step.Shed > int(w.members[i].Load.Sessions) || step.Shed > fleet.DefaultShedRate {
 			w.t.Fatalf("%s sends %d of its %d agents away in a second", w.members[i].NodeID, step.Shed, w.members[i].Load.Sessions)
 		}
+		if w.stuck[w.members[i].NodeID] {
+			w.steps[i] = step
+			continue
+		}
+		w.run[i].Sent(step.Shed)
 		w.members[i].Load.Sessions -= uint32(step.Shed)
 		w.moved += step.Shed
 		for range step.Shed {
@@ -221,6 +227,24 @@ func TestDrainEmptiesANode(t *testing.T) {
 	w.seconds(200)
 	if got := w.ratio(0); got < 0.9 {
 		t.Errorf("after the end of its drain the node holds %.3f of its share", got)
+	}
+}
+
+// An agent that cannot be sent away yet is not one that did not arrive.
+func TestDrainWaitsForAgentsThatStay(t *testing.T) {
+	w := newBalanced(t, 3, 3_000)
+	w.members[0].Load.Draining = true
+	w.stuck = map[string]bool{"n001": true}
+	for range 90 {
+		w.second()
+		if !w.steps[0].RefuseNew || w.steps[0].Waits != "" || w.steps[0].Shed != 3 {
+			t.Fatalf("a draining node whose agents cannot be sent away yet: %+v", w.steps[0])
+		}
+	}
+	w.stuck = nil
+	w.second()
+	if got := w.members[0].Load.Sessions; got != 0 {
+		t.Errorf("%d agents are left", got)
 	}
 }
 

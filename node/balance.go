@@ -52,6 +52,7 @@ func (n *Node) balance(ctx context.Context) error {
 		shed := 0
 		if step.Shed > 0 {
 			shed = n.agents.Shed(step.Shed)
+			balancer.Sent(shed)
 		}
 		story.tell(step, n.shedding.drained.Load(), shed, n.agents.SessionCount())
 	}

@@ -229,6 +229,7 @@ func (n *Node) start(ctx context.Context, stack *lifecycle.Stack) error {
 	if joining {
 		n.sayFirstUser()
 	}
+	n.shedding.drained.Store(n.Draining(n.trust.serverID)) // before anybody is told that it is ready
 	close(current)
 	return ctx.Err()
 }

@@ -179,6 +179,7 @@ func (b *balanced) balance(i int) {
 	}
 	step := s.balancer.Step(time.Now(), s.Members(), fmt.Sprint(i), len(s.held))
 	s.refuses = step.RefuseNew
+	s.balancer.Sent(min(step.Shed, len(s.held)))
 	for range min(step.Shed, len(s.held)) {
 		agent := s.held[b.rnd.IntN(len(s.held))]
 		s.refused[agent] = time.Now().Add(turnedAwayFor)

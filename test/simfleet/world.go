@@ -181,6 +181,7 @@ func (w *World) report(n *node) {
 	}
 	step := n.balancer.Step(w.now(), n.view, n.view[n.index].NodeID, len(n.sessions))
 	n.refuses = step.RefuseNew
+	n.balancer.Sent(min(step.Shed, len(n.sessions)))
 	for range min(step.Shed, len(n.sessions)) {
 		w.shed(n)
 	}
