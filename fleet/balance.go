@@ -112,6 +112,7 @@ type Balancer struct {
 	Rate int
 
 	sums     []sum     // of the last travelFor, oldest first
+	took     []string  // the nodes that agents were moved between a Step ago
 	uneven   time.Time // since when
 	shedding bool
 	credit   float64 // agents, and parts of one, that may still be sent away
@@ -168,11 +169,12 @@ func (b *Balancer) Step(now time.Time, members []Member, self string, sessions i
 	weighed.takes[at] = false
 	f := lookAround(members, weighed.takes, shares)
 	f.room -= min(f.room, size-weighed.sessions) // for those on their way
+	lost := b.lost(f)
 	switch load := &members[at].Load; {
 	case load.Draining && load.Ready:
 		b.drain(now, &step, f, sessions)
 	case takes && !load.degraded(): // in trouble nothing is moved
-		b.level(now, &step, f, reported)
+		b.level(now, &step, f, reported, lost)
 	default:
 		b.rest()
 	}
@@ -255,8 +257,16 @@ func (b *Balancer) drain(now time.Time, step *Step, f field, sessions int) {
 	}
 }
 
+// lost tells whether one of the other nodes is gone, or takes no agents any more:
+// those it had are on their way to the rest.
+func (b *Balancer) lost(f field) bool {
+	before := b.took
+	b.took = slices.Collect(maps.Keys(f.held))
+	return slices.ContainsFunc(before, func(id string) bool { _, there := f.held[id]; return !there })
+}
+
 // level sends away what is above the share.
-func (b *Balancer) level(now time.Time, step *Step, f field, sessions int) {
+func (b *Balancer) level(now time.Time, step *Step, f field, sessions int, lost bool) {
 	excess := float64(sessions) - step.Share
 	uneven := excess >= minExcess && step.Ratio > heavyRatio || excess >= 1 && f.ratio() < lightRatio
 	switch {
@@ -266,7 +276,7 @@ func (b *Balancer) level(now time.Time, step *Step, f field, sessions int) {
 		}
 	case excess < 1 || !b.shedding && !uneven:
 		b.rest()
-	case b.uneven.IsZero(), !b.shedding && b.grows():
+	case b.uneven.IsZero(), !b.shedding && (lost || b.grows()):
 		b.uneven = now
 	case b.shedding || now.Sub(b.uneven) >= settleFor:
 		b.send(now, step, f.light, f, excess, excess/(excess+f.excess))

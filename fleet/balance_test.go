@@ -167,6 +167,24 @@ func TestArrivalsMoveNobody(t *testing.T) {
 	}
 }
 
+// What a lost node had is on its way when a new one has just been there for long
+// enough to be given its share: it gets those.
+func TestAgentsOfALostNodeFillANewOne(t *testing.T) {
+	w := newBalanced(t, 1520, 1480, 0)
+	w.seconds(12)
+	w.members[1].Alive, w.members[1].Load.Sessions = false, 0
+	for n := range 1480 {
+		w.coming[w.now.Unix()+8+int64(n)%3]++
+	}
+	w.seconds(120)
+	if w.moved > 0 {
+		t.Errorf("%d agents were moved, although the others' loss had evened it out", w.moved)
+	}
+	if r := w.ratio(2); r < 0.9 {
+		t.Errorf("the new node has %.2f of its share", r)
+	}
+}
+
 func TestOneNodeIsNotFlooded(t *testing.T) {
 	w := newBalanced(t, slices.Repeat([]uint32{10_000}, 49)...)
 	w.join(0, 15_000)

@@ -111,19 +111,28 @@ func (o *outage) end() (inKafka uint64, last apiv1.Ledger) {
 }
 
 // whole wants the agents to have lost nothing but what was on its way when their
-// streams ended, so many times, and Kafka to have nothing twice.
-func (o *outage) whole(streamsEnded int) (lost uint64) {
+// streams ended, so many times, and Kafka to have nothing twice but what the node
+// counted as possibly so: what an earlier life of it had sent and got no answer to.
+func (o *outage) whole(streamsEnded int) (lost, twice uint64) {
 	o.t.Helper()
 	tally, ids := o.Tally(o.agents), o.agents.IDs()
 	inOnePiece(o.t, tally, ids, slices.Repeat([][]string{ids}, streamsEnded)...)
 	total := tally.Total()
-	if total.Duplicates > 0 || total.OutOfOrder > 0 {
-		o.t.Errorf("in Kafka: %+v", total)
+	if may := o.duplicates(); total.Duplicates > may || total.OutOfOrder > 0 {
+		o.t.Errorf("in Kafka: %+v; %d may be there twice", total, may)
 	}
 	if s := o.agents.Summary(); s.Records.Dropped > 0 {
 		o.t.Errorf("agents had no room for %d records", s.Records.Dropped)
 	}
-	return total.Lost
+	return total.Lost, total.Duplicates
+}
+
+// nothingLost wants all records of agents that kept their streams, each once.
+func (o *outage) nothingLost() {
+	o.t.Helper()
+	if lost, twice := o.whole(0); lost+twice > 0 {
+		o.t.Errorf("%d records are lost, %d are there twice", lost, twice)
+	}
 }
 
 // A node that is stopped while Kafka is away keeps on its disk what it has, and
@@ -144,17 +153,20 @@ func TestProcessOutageStop(t *testing.T) {
 	}
 	o.node.Start()
 	found := o.until("the disk is read", func(s apiv1.Status) bool { return s.Records.Recovered > 0 }).Records
-	if found.Recovered != first.Spooled {
-		t.Errorf("%d records were on the disk, %d are found", first.Spooled, found.Recovered)
+	// What Kafka acknowledged out of turn is sent again, and counted as doubtful.
+	if found.Recovered < first.Spooled || found.Recovered > first.Spooled+found.PossibleDuplicates {
+		t.Errorf("%d records were on the disk, %d are found, %d doubtful", first.Spooled, found.Recovered, found.PossibleDuplicates)
 	}
 	o.streaming()
 	o.Kafka.Back()
 	o.ready(true)
 	inKafka, second := o.end()
-	if want := first.Received + second.Received - second.Recovered; inKafka != want {
-		t.Errorf("Kafka has %d records of %d that the node received", inKafka, want)
+	lost, twice := o.whole(1)
+	want := first.Received + second.Received - second.Recovered
+	if inKafka < want+twice || inKafka > want+second.PossibleDuplicates {
+		t.Errorf("Kafka has %d records of %d that the node received; %d are there twice, %d may be", inKafka, want, twice, second.PossibleDuplicates)
 	}
-	t.Logf("stopped after %s with %d records on the disk; %d lost between agents and node", took.Round(time.Millisecond), first.Spooled, o.whole(1))
+	t.Logf("stopped after %s with %d records on the disk; %d lost between agents and node", took.Round(time.Millisecond), first.Spooled, lost)
 }
 
 // kill -9 while Kafka is away costs at most what was in memory, the last moments.
@@ -176,7 +188,8 @@ func TestProcessOutageKill(t *testing.T) {
 	if want := first.Delivered + second.Received; inKafka < want {
 		t.Errorf("Kafka has %d records; %d were delivered before, %d since", inKafka, first.Delivered, second.Received)
 	}
-	t.Logf("killed with %d records on the disk and %d in memory; %d lost between agents and disk", first.Spooled, first.Pending, o.whole(1))
+	lost, twice := o.whole(1)
+	t.Logf("killed with %d records on the disk and %d in memory; %d lost between agents and disk, %d twice in Kafka", first.Spooled, first.Pending, lost, twice)
 }
 
 // A Kafka that takes requests and answers nothing is away, too; agents notice nothing.
@@ -193,9 +206,7 @@ func TestProcessOutageSilent(t *testing.T) {
 		t.Errorf("agents lost their streams: %s", s)
 	}
 	o.end()
-	if lost := o.whole(0); lost > 0 {
-		t.Errorf("%d records are lost", lost)
-	}
+	o.nothingLost()
 }
 
 // When memory and spool are full agents wait, and nothing is dropped.
@@ -214,9 +225,7 @@ func TestProcessOutageFull(t *testing.T) {
 	if last.Received != last.Delivered {
 		t.Errorf("not all is delivered: %+v", last)
 	}
-	if lost := o.whole(0); lost > 0 {
-		t.Errorf("%d records are lost", lost)
-	}
+	o.nothingLost()
 	t.Logf("full with %+v", full)
 }
 

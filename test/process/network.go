@@ -5,6 +5,7 @@ package process
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"os/exec"
 	"slices"
@@ -41,22 +42,36 @@ func NewNetwork(t testing.TB) *Network {
 	if why := noNetwork(); why != "" {
 		t.Skip("no network namespaces: " + why)
 	}
-	pid := os.Getpid()
-	w := &Network{t: t, name: fmt.Sprintf("mu%x", pid&0xfffff), subnet: fmt.Sprintf("10.%d.%d", 200+pid/251%50, pid%251)}
-	w.gateway, w.kafka = w.subnet+".254", w.subnet+".253"
+	w := &Network{t: t}
+	w.claim()
 	t.Cleanup(func() { _ = ip("link", "del", w.name) })
-	w.must("link", "add", w.name, "type", "bridge")
+	w.gateway, w.kafka = w.subnet+".254", w.subnet+".253"
 	w.must("addr", "add", w.gateway+"/24", "dev", w.name)
 	w.must("addr", "add", w.kafka+"/24", "dev", w.name)
 	w.must("link", "set", w.name, "up")
 	return w
 }
 
+// claim makes a bridge that nobody on this machine has; its name stands for the
+// subnet.
+func (w *Network) claim() {
+	w.t.Helper()
+	var err error
+	for range 10 {
+		a, b := 200+rand.IntN(50), rand.IntN(250)
+		w.name, w.subnet = fmt.Sprintf("mu-%d-%d", a, b), fmt.Sprintf("10.%d.%d", a, b)
+		if err = ip("link", "add", w.name, "type", "bridge"); err == nil {
+			return
+		}
+	}
+	w.t.Fatal(err)
+}
+
 // HasNetworks says whether NewNetwork would work here.
 func HasNetworks() bool { return noNetwork() == "" }
 
-// noNetwork tries it out, and says what is missing.
-func noNetwork() string {
+// noNetwork tries it out, once, and says what is missing.
+var noNetwork = sync.OnceValue(func() string {
 	if os.Geteuid() != 0 {
 		return "they need root"
 	}
@@ -76,7 +91,7 @@ func noNetwork() string {
 		}
 	}
 	return ""
-}
+})
 
 func ip(args ...string) error {
 	if out, err := exec.Command("ip", args...).CombinedOutput(); err != nil {
