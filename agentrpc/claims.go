@@ -13,6 +13,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"muster/fleet"
+	"muster/internal/rarelog"
 )
 
 const (
@@ -65,7 +66,7 @@ type claims struct {
 	peers  Claims
 	moves  *moves
 	// cloneLogs is apart, so that nothing else silences it.
-	cloneLogs *logLimiter
+	cloneLogs *rarelog.Logger
 
 	mu        sync.Mutex // taken before the registry's, never after
 	nodes     map[string]*claimNode
@@ -90,7 +91,7 @@ type asked struct {
 
 func newClaims(s *Server) *claims {
 	return &claims{
-		server: s, peers: s.opts.Peers, moves: newMoves(s.opts.Limit), cloneLogs: &logLimiter{logger: s.opts.Logger},
+		server: s, peers: s.opts.Peers, moves: newMoves(s.opts.Limit), cloneLogs: rarelog.New(s.opts.Logger, logEvery),
 		nodes: make(map[string]*claimNode), contested: make(map[*session]contest),
 	}
 }
@@ -209,7 +210,7 @@ func (c *claims) tell(ctx context.Context, n *claimNode) {
 				continue
 			}
 			if timeout == 2*claimTimeout && ctx.Err() == nil { // the second time, once until it answers
-				c.server.logs.warn("a node does not answer claims of sessions: they are sent again", "server_id", n.id)
+				c.server.logs.Warn("a node does not answer claims of sessions: they are sent again", "server_id", n.id)
 			}
 			wait, timeout = claimRetry, min(2*timeout, maxClaimTimeout)
 		}

@@ -110,7 +110,7 @@ func (s *Server) identify(ctx context.Context) (peerInfo, error) {
 	}
 	s.connections.used(auth.conn.raw)
 	if auth.refused != nil {
-		s.agentLogs.warn("client certificate refused", "remote", p.Addr.String(), "error", auth.refused)
+		s.agentLogs.Warn("client certificate refused", "remote", p.Addr.String(), "error", auth.refused)
 		return peerInfo{}, s.refuse(reasonCertificate, codes.PermissionDenied, "the client certificate is not good for an agent of this fleet")
 	}
 	return peerInfo{conn: auth.conn, addr: p.Addr.String(), agentID: auth.agentID, fleetWide: auth.fleetWide}, nil

@@ -62,7 +62,7 @@ func (s *Server) sendTasks(sess *session) error {
 	if err != nil {
 		// A session that ends is no trouble: the agent's next one has its tasks.
 		if !s.draining() && !sess.isEnded() && sess.stream.Context().Err() == nil {
-			s.logs.warn("sent marks cannot be stored: tasks wait", "error", err)
+			s.logs.Warn("sent marks cannot be stored: tasks wait", "error", err)
 			s.parts.pusher.owe()
 		}
 		return nil
@@ -114,7 +114,7 @@ func (s *Server) carryOut(sess *session, d fleet.Dispatch, granted bool) error {
 	command, err := encodeCommand(d.Command)
 	if err != nil {
 		s.countTask("failed")
-		s.logs.warn("task cannot be encoded", "task_id", d.TaskID, "error", err)
+		s.logs.Warn("task cannot be encoded", "task_id", d.TaskID, "error", err)
 		s.report(sess, d, fleet.SubTaskFailed, err.Error())
 		return nil
 	}

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"muster/fleet"
+	"muster/internal/rarelog"
 )
 
 const (
@@ -23,7 +24,7 @@ const (
 type inventory struct {
 	store   Inventory
 	metrics *metrics
-	logs    *logLimiter
+	logs    *rarelog.Logger
 	limit   int
 	wake    chan struct{} // of one
 
@@ -46,7 +47,7 @@ type report struct {
 // counted; the agent's next heartbeat tries again.
 func inventoryLimit(sessions int) int { return 2*sessions + maxBatch }
 
-func newInventory(store Inventory, m *metrics, logs *logLimiter, limit int) *inventory {
+func newInventory(store Inventory, m *metrics, logs *rarelog.Logger, limit int) *inventory {
 	return &inventory{
 		store: store, metrics: m, logs: logs, limit: limit,
 		wake: make(chan struct{}, 1), waiting: make(map[string]*report), flying: make(map[string]*report),
@@ -177,11 +178,11 @@ func (v *inventory) step(ctx context.Context) (more, settled bool) {
 	case proposalTaken:
 		v.metrics.reports.WithLabelValues("stored").Add(float64(len(batch)))
 	case proposalRefused:
-		v.logs.warn("reports of agents refused", "count", len(batch), "error", err)
+		v.logs.Warn("reports of agents refused", "count", len(batch), "error", err)
 		v.metrics.reports.WithLabelValues("refused").Add(float64(len(batch)))
 	case proposalLater:
 		if ctx.Err() == nil { // else flush tries again, and tells what it loses
-			v.logs.warn("reports of agents cannot be stored: they wait", "count", len(batch), "error", err)
+			v.logs.Warn("reports of agents cannot be stored: they wait", "count", len(batch), "error", err)
 		}
 		v.putBack()
 		return true, false
@@ -204,7 +205,7 @@ func (v *inventory) flush(ctx context.Context) {
 	lost := len(v.waiting)
 	v.mu.Unlock()
 	v.metrics.reports.WithLabelValues("dropped").Add(float64(lost))
-	v.logs.logger.Error("reports of agents lost at the end: what was last seen of them is old until they come again", "count", lost)
+	v.logs.Error("reports of agents lost at the end: what was last seen of them is old until they come again", "count", lost)
 }
 
 func reportBytes(r fleet.AgentReport) int {

@@ -106,6 +106,6 @@ func (m *moves) find(id string) *moved {
 // the metric shows those whose line was left out.
 func (c *claims) warnOfClone(sess *session) {
 	c.server.metrics.cloned.Inc()
-	c.cloneLogs.warn("several hosts use one agent ID and take its stream from each other, the newest keeps it: give each host an ID of its own and restart its agent",
+	c.cloneLogs.Warn("several hosts use one agent ID and take its stream from each other, the newest keeps it: give each host an ID of its own and restart its agent",
 		"agent_id", sess.id, "remote", sess.peer.addr)
 }

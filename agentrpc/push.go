@@ -104,7 +104,7 @@ func (p *pusher) refresh() []*session {
 	for _, sess := range p.server.registry.all() {
 		d, err := p.server.desired(sess, sess.id)
 		if err != nil {
-			p.server.logs.warn("state cannot be read: config not pushed", "error", err)
+			p.server.logs.Warn("state cannot be read: config not pushed", "error", err)
 			p.owe()
 			continue
 		}
@@ -179,7 +179,7 @@ func (s *Server) desired(sess *session, id string) (fleet.Desired, error) {
 func (s *Server) pushConfig(sess *session) error {
 	d, err := s.desired(sess, sess.id)
 	if err != nil {
-		s.logs.warn("state cannot be read: config not pushed", "error", err)
+		s.logs.Warn("state cannot be read: config not pushed", "error", err)
 		s.parts.pusher.owe()
 		return nil
 	}
@@ -189,7 +189,7 @@ func (s *Server) pushConfig(sess *session) error {
 	command, err := encodeCommand(fleet.AgentCommand{Config: d.Config})
 	if err != nil {
 		s.metrics.pushFailures.Inc()
-		s.logs.warn("config cannot be encoded", "agent_id", sess.id, "revision", d.Revision, "error", err)
+		s.logs.Warn("config cannot be encoded", "agent_id", sess.id, "revision", d.Revision, "error", err)
 		return nil
 	}
 	if err := s.send(sess, command); err != nil {

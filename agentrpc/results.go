@@ -12,6 +12,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"muster/fleet"
+	"muster/internal/rarelog"
 )
 
 const (
@@ -33,7 +34,7 @@ const (
 type results struct {
 	store   TaskStore
 	metrics *metrics
-	logs    *logLimiter
+	logs    *rarelog.Logger
 	queue   chan fleet.TaskResult
 	// held is the batch of a run that was stopped, for flush.
 	held []fleet.TaskResult
@@ -41,7 +42,7 @@ type results struct {
 	next *fleet.TaskResult
 }
 
-func newResults(store TaskStore, m *metrics, logs *logLimiter) *results {
+func newResults(store TaskStore, m *metrics, logs *rarelog.Logger) *results {
 	return &results{store: store, metrics: m, logs: logs, queue: make(chan fleet.TaskResult, maxResults)}
 }
 
@@ -121,11 +122,11 @@ func (q *results) settle(ctx context.Context) bool {
 		case proposalTaken:
 			q.metrics.results.WithLabelValues("stored").Add(float64(len(q.held)))
 		case proposalRefused:
-			q.logs.warn("results refused", "count", len(q.held), "error", err)
+			q.logs.Warn("results refused", "count", len(q.held), "error", err)
 			q.metrics.results.WithLabelValues("refused").Add(float64(len(q.held)))
 		case proposalLater:
 			if ctx.Err() == nil { // else flush tries again, and tells what it loses
-				q.logs.warn("results cannot be stored: they wait", "count", len(q.held), "error", err)
+				q.logs.Warn("results cannot be stored: they wait", "count", len(q.held), "error", err)
 			}
 			if !pause(ctx, retryPause) {
 				return false
@@ -149,7 +150,7 @@ func (q *results) flush(ctx context.Context) {
 		lost++
 	}
 	q.metrics.results.WithLabelValues("lost").Add(float64(lost))
-	q.logs.logger.Error("results lost at the end: their tasks will end as unknown", "count", lost)
+	q.logs.Error("results lost at the end: their tasks will end as unknown", "count", lost)
 }
 
 // reply deals with a reply record. It blocks while the queue is full.
@@ -160,7 +161,7 @@ func (s *Server) reply(sess *session, n notable, now int64) error {
 		if r.Token == "" {
 			return nil
 		}
-		s.agentLogs.warn("reply cannot be read as a whole", "agent_id", sess.id, "data_type", int32(n.dataType), "error", err)
+		s.agentLogs.Warn("reply cannot be read as a whole", "agent_id", sess.id, "data_type", int32(n.dataType), "error", err)
 		if r.Status == "" && r.Message == "" {
 			r.Message = "the agent's reply could not be read"
 		}

@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"hash/maphash"
-	"log/slog"
 	"net"
 	"os"
 	"sync"
@@ -24,6 +23,7 @@ import (
 	"muster/internal/agentpb"
 	"muster/internal/grpccodec"
 	"muster/internal/lifecycle"
+	"muster/internal/rarelog"
 )
 
 const (
@@ -43,15 +43,18 @@ const (
 	idleWithoutCalls = 5 * time.Minute
 	// flushTimeout bounds reporting to the store after the streams have ended.
 	flushTimeout = 5 * time.Second
+	// logEvery is how often what others do is logged: a misbehaving fleet cannot
+	// fill the disk.
+	logEvery = time.Second
 )
 
 // Server holds the streams of agents. Its methods are safe for concurrent use.
 type Server struct {
 	opts    Options
 	metrics *metrics
-	logs    *logLimiter
+	logs    *rarelog.Logger
 	// agentLogs is for what agents can cause at will: it must not silence logs.
-	agentLogs *logLimiter
+	agentLogs *rarelog.Logger
 	grpc      *grpc.Server
 	registry  registry
 	parts     parts
@@ -100,8 +103,8 @@ func New(opts Options) (*Server, error) {
 	grpccodec.Register()
 	s := &Server{
 		opts:      opts,
-		logs:      &logLimiter{logger: opts.Logger},
-		agentLogs: &logLimiter{logger: opts.Logger},
+		logs:      rarelog.New(opts.Logger, logEvery),
+		agentLogs: rarelog.New(opts.Logger, logEvery),
 		registry:  registry{limit: opts.Limit, clock: epochClock{wall: opts.Tuning.Clock}, byID: make(map[string]*session)},
 		facts:     make(map[string]bool),
 		seed:      maphash.MakeSeed(),
@@ -247,37 +250,10 @@ func (s *Server) refuse(why reason, code codes.Code, text string) error {
 
 func (s *Server) handshakeFailed(remote net.Addr, err error) {
 	s.count(reasonHandshake)
-	s.agentLogs.warn("TLS handshake with an agent failed", "remote", remote.String(), "error", err)
+	s.agentLogs.Warn("TLS handshake with an agent failed", "remote", remote.String(), "error", err)
 }
 
 // now is this node's wall clock in Unix seconds.
 func (s *Server) now() int64 { return s.parts.clock.now().Unix() }
 
 func (s *Server) count(why reason) { s.metrics.refused.WithLabelValues(string(why)).Inc() }
-
-// logLimiter writes at most one line a second and says how many it left out, so
-// that a misbehaving fleet cannot fill the disk.
-type logLimiter struct {
-	logger *slog.Logger
-
-	mu      sync.Mutex
-	last    time.Time
-	omitted int
-}
-
-func (l *logLimiter) warn(msg string, args ...any) {
-	l.mu.Lock()
-	now := time.Now()
-	if now.Sub(l.last) < time.Second {
-		l.omitted++
-		l.mu.Unlock()
-		return
-	}
-	omitted := l.omitted
-	l.last, l.omitted = now, 0
-	l.mu.Unlock()
-	if omitted > 0 {
-		args = append(args, "lines_omitted", omitted)
-	}
-	l.logger.Warn(msg, args...) //nolint:sloglint // constant at each call
-}

@@ -138,7 +138,7 @@ func (s *Server) receiveError(sess *session, err error) error {
 	}
 	code := status.Code(err)
 	if code == codes.ResourceExhausted {
-		s.agentLogs.warn("message too large", "remote", sess.peer.addr, "agent_id", sess.id, "error", err)
+		s.agentLogs.Warn("message too large", "remote", sess.peer.addr, "agent_id", sess.id, "error", err)
 		return s.refuse(reasonTooLarge, codes.ResourceExhausted, fmt.Sprintf("a message is larger than %d bytes", maxMessageBytes))
 	}
 	if code == codes.Internal { // broken frame or compression
@@ -148,7 +148,7 @@ func (s *Server) receiveError(sess *session, err error) error {
 }
 
 func (s *Server) undecodable(sess *session, err error) error {
-	s.agentLogs.warn("message cannot be decoded", "remote", sess.peer.addr, "agent_id", sess.id, "error", err)
+	s.agentLogs.Warn("message cannot be decoded", "remote", sess.peer.addr, "agent_id", sess.id, "error", err)
 	return s.refuse(reasonUndecodable, codes.InvalidArgument, "the message cannot be decoded")
 }
 
@@ -201,18 +201,18 @@ func (s *Server) join(sess *session, m *message) error {
 		return s.refuse(reasonAgentID, codes.InvalidArgument, err.Error())
 	}
 	if !sess.peer.fleetWide && sess.peer.agentID != id {
-		s.agentLogs.warn("agent presented the certificate of another", "remote", sess.peer.addr,
+		s.agentLogs.Warn("agent presented the certificate of another", "remote", sess.peer.addr,
 			"agent_id", id, "certificate_agent_id", sess.peer.agentID)
 		return s.refuse(reasonNotItsID, codes.PermissionDenied, "the certificate belongs to another agent")
 	}
 	// The tags are known before the first record is forwarded.
 	if _, err := s.desired(sess, id); err != nil {
-		s.logs.warn("state cannot be read: agent refused", "error", err)
+		s.logs.Warn("state cannot be read: agent refused", "error", err)
 		return s.refuse(reasonState, codes.Unavailable, "this node cannot read its state")
 	}
 	switch s.registry.add(sess, id) {
 	case addRefusedFull:
-		s.logs.warn("session limit reached: agent refused", "limit", s.opts.Limit)
+		s.logs.Warn("session limit reached: agent refused", "limit", s.opts.Limit)
 		return s.refuse(reasonSessions, codes.ResourceExhausted, "this node holds as many agents as it may")
 	case addRefusedEnded:
 		return sess.line.cause
@@ -251,7 +251,7 @@ func (s *Server) note(sess *session, m *message, now int64) {
 		s.metrics.undecodableBodies.Add(float64(res.undecodable))
 	}
 	if res.beatFault != nil {
-		s.agentLogs.warn("fields of a heartbeat not taken", "agent_id", sess.id, "error", res.beatFault)
+		s.agentLogs.Warn("fields of a heartbeat not taken", "agent_id", sess.id, "error", res.beatFault)
 	}
 	if res.report != nil && !s.parts.inventory.add(sess, *res.report) {
 		sess.mu.Lock()
@@ -283,7 +283,7 @@ func (s *Server) forward(sess *session, m *message, size int, came time.Time) er
 	}
 	s.metrics.recordsLost.Add(float64(len(m.records)))
 	if !errors.Is(err, context.Canceled) {
-		s.logs.warn("record log does not take records", "error", err)
+		s.logs.Warn("record log does not take records", "error", err)
 	}
 	return s.refuse(reasonLog, codes.Unavailable, "records cannot be taken now")
 }
@@ -318,7 +318,7 @@ func (s *Server) logAgentError(sess *session, n notable) {
 	if err != nil { // what could be read is better than nothing
 		s.metrics.undecodableBodies.Inc()
 	}
-	s.agentLogs.warn("agent reports an error", "agent_id", sess.id, "data_type", int32(n.dataType),
+	s.agentLogs.Warn("agent reports an error", "agent_id", sess.id, "data_type", int32(n.dataType),
 		"name", string(clip(name, maxLoggedBytes)), "text", string(clip(text, maxLoggedBytes)))
 }
 

@@ -67,13 +67,13 @@ func (s *Server) upload(_ any, stream grpc.ServerStream) error {
 	sub, err := s.takeUpload(in, peer)
 	if sub.Token == "" && err != nil { // no task: nobody to tell
 		s.countUpload("refused")
-		s.agentLogs.warn("upload refused", "remote", peer.addr, "error", err)
+		s.agentLogs.Warn("upload refused", "remote", peer.addr, "error", err)
 		return stream.SendMsg(&agentpb.UploadResponse{Status: agentpb.UploadResponse_FAILED})
 	}
 	result := fleet.TaskResult{Token: sub.Token, AgentID: sub.AgentID, At: s.now(), State: fleet.SubTaskSucceeded, Message: in.name}
 	answer := agentpb.UploadResponse_SUCCESS
 	if err != nil {
-		s.logs.warn("upload failed", "agent_id", sub.AgentID, "error", err)
+		s.logs.Warn("upload failed", "agent_id", sub.AgentID, "error", err)
 		answer = agentpb.UploadResponse_FAILED
 		result.State, result.Message = fleet.SubTaskFailed, uploadFault(err)
 		s.countUpload("failed")
@@ -112,7 +112,7 @@ func (s *Server) announce(ctx context.Context, r fleet.TaskResult) {
 		return // never: it is one record
 	}
 	if err := s.opts.Log.Append(ctx, r.AgentID, [][]byte{record}, m.suffix); err != nil {
-		s.logs.warn("record log does not take the outcome of an upload", "agent_id", r.AgentID, "error", err)
+		s.logs.Warn("record log does not take the outcome of an upload", "agent_id", r.AgentID, "error", err)
 	}
 }
 

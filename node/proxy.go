@@ -7,13 +7,13 @@ import (
 	"net"
 	"net/netip"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
 	"muster/fleet"
 	"muster/internal/proxyproto"
+	"muster/internal/rarelog"
 )
 
 // ProxyConfig says on which ports balancers say who is behind them, and which
@@ -84,9 +84,13 @@ func (n *Node) behindProxies() error {
 	if err != nil {
 		return err
 	}
+	logs := rarelog.New(n.log, time.Second)
 	behind := func(name string, l net.Listener, closeLocal bool) net.Listener {
-		note := &proxyFault{n: n, listener: name, count: refused.WithLabelValues(name)}
-		return proxyproto.Listen(l, proxyproto.Options{Trusted: trusted, CloseLocal: closeLocal, Refused: note.refused})
+		note := func(balancer net.Addr, err error) {
+			refused.WithLabelValues(name).Inc()
+			logs.WarnOf("connection of a balancer refused", name, "listener", name, "balancer", balancer.String(), "error", err)
+		}
+		return proxyproto.Listen(l, proxyproto.Options{Trusted: trusted, CloseLocal: closeLocal, Refused: note})
 	}
 	if p.Agent { // a health check has no certificate: it gets no further than the connection
 		n.sockets.agent = behind("agent", n.sockets.agent, true)
@@ -98,30 +102,4 @@ func (n *Node) behindProxies() error {
 	}
 	n.log.Info("balancers are believed to say who is behind them", "agent", p.Agent, "sd", p.SD, "from", strings.Join(p.From, ","))
 	return nil
-}
-
-// proxyFault counts refused headers, and logs one a second.
-type proxyFault struct {
-	n        *Node
-	listener string
-	count    prometheus.Counter
-
-	mu      sync.Mutex
-	last    time.Time
-	omitted int
-}
-
-func (f *proxyFault) refused(balancer net.Addr, err error) {
-	f.count.Inc()
-	f.mu.Lock()
-	now := time.Now()
-	if now.Sub(f.last) < time.Second {
-		f.omitted++
-		f.mu.Unlock()
-		return
-	}
-	omitted := f.omitted
-	f.last, f.omitted = now, 0
-	f.mu.Unlock()
-	f.n.log.Warn("connection of a balancer refused", "listener", f.listener, "balancer", balancer.String(), "error", err, "lines_omitted", omitted)
 }

@@ -131,7 +131,7 @@ func (p *Port) promise(ctx context.Context, ask *peerrpcpb.Promise) *peerrpcpb.A
 	}
 	p.asked(askPromise, err)
 	if no, ok := errors.AsType[*fleet.Refusal](err); ok {
-		p.complaints.warn("promise not given", "promise "+c.ServerID, "candidate", c.ServerID, "why", no.Error())
+		p.complaints.WarnOf("promise not given", "promise "+c.ServerID, "candidate", c.ServerID, "why", no.Error())
 		return &peerrpcpb.Answer{What: &peerrpcpb.Answer_Promised{Promised: &peerrpcpb.Promised{Why: no.Error()}}}
 	}
 	if err != nil {

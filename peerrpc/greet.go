@@ -198,7 +198,7 @@ func (p *Port) dial(ctx context.Context, proto, serverID string) (*conn, error) 
 		err = fmt.Errorf("node %q at %s: %w", serverID, addr, err)
 		if refused, ok := errors.AsType[*refusedError](err); ok {
 			p.metrics.refused.WithLabelValues(sideDialled, string(refused.reason)).Inc()
-			p.complaints.warn("connection to a node refused", serverID+" "+string(refused.reason),
+			p.complaints.WarnOf("connection to a node refused", serverID+" "+string(refused.reason),
 				"server_id", serverID, "address", addr, "protocol", proto, "reason", refused.reason, "error", refused)
 		}
 		return nil, err

@@ -18,6 +18,7 @@ import (
 	"muster/fleet"
 	"muster/internal/lifecycle"
 	"muster/internal/pki"
+	"muster/internal/rarelog"
 )
 
 const (
@@ -25,13 +26,15 @@ const (
 	drainTimeout = 5 * time.Second
 	// acceptRetry is the pause after a failure such as "too many open files".
 	acceptRetry = 100 * time.Millisecond
+	// complainEvery is how often the same complaint about the same peer is logged.
+	complainEvery = 30 * time.Second
 )
 
 // Port is this node's port for other nodes. It is safe for concurrent use.
 type Port struct {
 	opts       Options
 	metrics    *metrics
-	complaints *complaints
+	complaints *rarelog.Logger
 	gate       *gate
 	throttle   *throttle
 	conns      *connections
@@ -58,7 +61,7 @@ func New(opts Options) (*Port, error) {
 	}
 	p := &Port{
 		opts:       opts,
-		complaints: &complaints{logger: opts.Logger, seen: map[string]*complaint{}},
+		complaints: rarelog.New(opts.Logger, complainEvery),
 		gate:       &gate{limit: opts.Tuning.Handshakes, perHost: opts.Tuning.HandshakesPerHost, hosts: map[netip.Addr]int{}},
 		throttle:   newThrottle(),
 		conns:      newConnections(),
@@ -155,7 +158,7 @@ func (p *Port) accept(ctx context.Context) error {
 		case errors.Is(err, net.ErrClosed):
 			return unlessEnded(ctx, fmt.Errorf("node port: %w", err))
 		default:
-			p.complaints.warn("no connections of nodes can be accepted", "accept", "error", err)
+			p.complaints.WarnOf("no connections of nodes can be accepted", "accept", "error", err)
 			timer := time.NewTimer(acceptRetry)
 			select {
 			case <-ctx.Done(): // the listener is closed now
@@ -240,7 +243,7 @@ func (p *Port) refuse(c net.Conn, err error) {
 	if errors.Is(err, net.ErrClosed) {
 		return
 	}
-	p.complaints.warn("connection from a node refused", hostOf(c.RemoteAddr()).String()+" "+string(why),
+	p.complaints.WarnOf("connection from a node refused", hostOf(c.RemoteAddr()).String()+" "+string(why),
 		"remote", c.RemoteAddr().String(), "reason", why, "error", err)
 }
 

@@ -130,7 +130,7 @@ func (p *Port) issue(ctx context.Context, what, serverID string, publicKey []byt
 	}()
 	p.asked(what, err)
 	if err != nil {
-		p.complaints.warn("certificate for a node not issued", what+" "+serverID, "server_id", serverID, "error", err)
+		p.complaints.WarnOf("certificate for a node not issued", what+" "+serverID, "server_id", serverID, "error", err)
 		return nil, err
 	}
 	p.opts.Logger.Info("certificate for a node issued", "server_id", serverID, "asked_by", what)
