@@ -42,6 +42,7 @@ type session struct {
 // received counts what came on the stream.
 type received struct {
 	messages, records atomic.Uint64
+	waits             atomic.Bool // for the record log to take the last of them
 }
 
 // peerInfo says who is at the other end of the connection.

@@ -138,7 +138,7 @@ func (d *departure) taken() {
 		case <-timer.C:
 		}
 		messages := d.sess.received.messages.Load()
-		if messages == seen && d.server.metrics.appending.Load() == 0 || !time.Now().Before(until) {
+		if messages == seen && !d.sess.received.waits.Load() || !time.Now().Before(until) {
 			return
 		}
 		seen = messages

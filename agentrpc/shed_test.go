@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -148,6 +149,30 @@ func TestShedTakesWhatWasWritten(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A log that takes nothing from one agent does not hold up the parting of others.
+func TestShedDoesNotWaitForOtherAgents(t *testing.T) {
+	inBubble(t, func(t *testing.T, w *world) {
+		stuck := w.open("stuck", nil)
+		stuck.beat()
+		w.log.block(func(ctx context.Context, key string) error {
+			if key != "stuck" {
+				return nil
+			}
+			<-ctx.Done()
+			return ctx.Err()
+		})
+		stuck.send(record(59))
+		if n := w.metric("appending_messages"); n != 1 {
+			t.Fatalf("%v messages wait for the log, not 1", n)
+		}
+		w.crowdOf(5, "other", "")
+		if n := w.srv.Shed(6); n != 6 {
+			t.Fatalf("Shed(6) = %d", n)
+		}
+		w.eventually("only that agent is left", time.Second, func() bool { return slices.Equal(w.srv.SessionIDs(), []string{"stuck"}) })
+	})
 }
 
 // An agent that does not end its side is cut off after 2 s.

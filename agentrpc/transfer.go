@@ -266,6 +266,8 @@ func (s *Server) forward(sess *session, m *message, size int, came time.Time) er
 	m.lane.count(m, size, false)
 	s.metrics.appending.Add(1)
 	defer s.metrics.appending.Add(-1)
+	sess.received.waits.Store(true)
+	defer sess.received.waits.Store(false)
 	if prev := sess.previous; prev != nil {
 		timer := time.NewTimer(handoverWait)
 		select {

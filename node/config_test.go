@@ -6,6 +6,8 @@ package node
 import (
 	"errors"
 	"net"
+	"reflect"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -21,6 +23,14 @@ func valid(dir string) Config {
 		Agents:  AgentConfig{Addr: ":0"},
 		Cluster: ClusterConfig{BootstrapExpect: -1},
 		Kafka:   KafkaConfig{Topic: "hids_svr", RetentionBytes: 64 << 20, Compression: "none"},
+	}
+}
+
+// The command line's default is the one that the balancer has by itself.
+func TestShedRateHasOneDefault(t *testing.T) {
+	field, _ := reflect.TypeFor[AgentConfig]().FieldByName("ShedRate")
+	if got := field.Tag.Get("default"); got != strconv.Itoa(fleet.DefaultShedRate) {
+		t.Errorf("--shed-rate is %q, without it %d", got, fleet.DefaultShedRate)
 	}
 }
 

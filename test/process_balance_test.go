@@ -62,17 +62,20 @@ func TestProcessBalance(t *testing.T) {
 	b.load.Stop()
 }
 
-// TestProcessBalanceFullNode kills one of three nodes that hold 5,000 agents each:
-// `make balance` runs it. The time is mostly that of 5,000 TLS handshakes, both ends
+// TestProcessBalanceFullNode kills one of three nodes, which hold 5,000 agents each
+// in `make balance`. The time is mostly that of as many TLS handshakes, both ends
 // of them, on the processors of this one machine, so it is only told, with theirs;
 // TestBubbleDeathOfAFullNode judges it.
 func TestProcessBalanceFullNode(t *testing.T) {
-	if os.Getenv("MUSTER_TEST_BALANCE") == "" {
-		t.Skip("make balance runs it")
+	count, rate := 450, 150
+	if os.Getenv("MUSTER_TEST_BALANCE") != "" {
+		count, rate = 15_000, 400
+	} else {
+		t.Parallel()
 	}
 	c := process.NewCluster(t, 3, process.ClusterOptions{})
 	c.Form()
-	b := newBalance(t, c, 15_000, 400)
+	b := newBalance(t, c, count, rate)
 	b.arrive()
 	nodes, rest := b.processors(c.Nodes[0], c.Nodes[2])
 	b.kill(c.Nodes[1], time.Minute)
