@@ -25,6 +25,9 @@ const (
 	// took, and maxRest at most: queries without end take a quarter of a processor.
 	restTimes = 3
 	maxRest   = 10 * time.Second
+	// fewQueries run at once on any machine: one that waits 2 s for a node that hangs
+	// does not hold up the others.
+	fewQueries = 4
 	// maxQueriesWaiting bounds those that wait; more are refused at once.
 	maxQueriesWaiting = 64
 )
@@ -56,7 +59,7 @@ func newTurns(opts *Options) turns {
 	}, []string{"reason"})
 	count := refusedQueries{full: refused.WithLabelValues("queue_full"), late: refused.WithLabelValues("late")}
 	t := turns{
-		queries:  &admission{most: max(1, runtime.GOMAXPROCS(0)/2), busy: opts.Busy, refused: count},
+		queries:  &admission{most: max(fewQueries, runtime.GOMAXPROCS(0)/2), busy: opts.Busy, refused: count},
 		searches: &admission{most: searchesAtOnce, busy: opts.Busy, refused: count},
 	}
 	opts.Registerer.MustRegister(refused, prometheus.NewGaugeFunc(prometheus.GaugeOpts{
