@@ -364,6 +364,7 @@ func (modelParts) Append(context.Context, string, [][]byte, []byte) error { retu
 func (modelParts) TryAppend(time.Time, string, [][]byte, []byte) bool     { return true }
 func (modelParts) Desired(string) (fleet.Desired, error)                  { return fleet.Desired{}, nil }
 func (modelParts) Current() bool                                          { return true }
+func (modelParts) CurrentSince(time.Time) bool                            { return true }
 func (modelParts) Watch(...fleet.Table) (<-chan struct{}, func())         { return nil, func() {} }
 func (modelParts) PendingDispatch(string) []fleet.Dispatch                { return nil }
 func (modelParts) Due([]string) []string                                  { return nil }

@@ -68,6 +68,7 @@ func (l *fakeLog) block(before func(ctx context.Context, key string) error) {
 type fakeStore struct {
 	desired func(id string) (fleet.Desired, error)
 	current func() bool
+	vouched func() time.Time // when the leader was last asked; nil: just now
 	pending func(id string) []fleet.Dispatch
 	mark    func(marks []fleet.TaskMark) ([]bool, error)
 	result  func(r []fleet.TaskResult) error
@@ -115,6 +116,13 @@ func (f *fakeStore) Current() bool {
 	fn := f.current
 	f.mu.Unlock()
 	return fn == nil || fn()
+}
+
+func (f *fakeStore) CurrentSince(at time.Time) bool {
+	f.mu.Lock()
+	fn := f.vouched
+	f.mu.Unlock()
+	return f.Current() && (fn == nil || fn().After(at))
 }
 
 func (f *fakeStore) Watch(tables ...fleet.Table) (<-chan struct{}, func()) {

@@ -5,6 +5,7 @@ package agentrpc
 
 import (
 	"context"
+	"sync"
 	"time"
 
 	"google.golang.org/grpc/codes"
@@ -34,6 +35,9 @@ type pusher struct {
 	// owed is set when a sender had something to do while this node was not
 	// current, or could not do it.
 	owed chan struct{} // of one
+
+	mu     sync.Mutex
+	comers []*session // their state is not yet known to be new enough
 }
 
 func newPusher(s *Server) *pusher { return &pusher{server: s, owed: make(chan struct{}, 1)} }
@@ -43,6 +47,29 @@ func (p *pusher) owe() {
 	select {
 	case p.owed <- struct{}{}:
 	default:
+	}
+}
+
+// greet has a session served as soon as this node's state has all that was known
+// when it began.
+func (p *pusher) greet(sess *session) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.comers = append(p.comers, sess)
+}
+
+// welcome wakes those sessions for which that is so.
+func (p *pusher) welcome() {
+	p.mu.Lock()
+	comers := p.comers
+	p.comers = nil
+	p.mu.Unlock()
+	if len(comers) > 0 && !p.server.opts.Desired.Current() {
+		p.owe()
+		return
+	}
+	for _, sess := range comers {
+		p.server.nudge(sess)
 	}
 }
 
@@ -66,6 +93,7 @@ func (p *pusher) run(ctx context.Context) error {
 			return ctx.Err()
 		case <-pace.C:
 		}
+		p.welcome()
 		select {
 		case <-desired:
 			due = p.refresh()
@@ -146,9 +174,17 @@ func (s *Server) serve(sess *session) error {
 		}
 		sess.out.greeted = true
 	}
-	if !s.opts.Desired.Current() {
-		s.parts.pusher.owe()
+	switch {
+	case sess.out.since.IsZero():
+		if !s.opts.Desired.Current() {
+			s.parts.pusher.owe()
+			return nil
+		}
+	case !s.opts.Desired.CurrentSince(sess.out.since):
+		s.parts.pusher.greet(sess)
 		return nil
+	default:
+		sess.out.since = time.Time{}
 	}
 	if err := s.pushConfig(sess); err != nil {
 		return err

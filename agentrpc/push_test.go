@@ -141,6 +141,38 @@ func TestNothingIsPushedWhileNotCurrent(t *testing.T) {
 	})
 }
 
+// An agent that comes from a node that knows more gets nothing before this one
+// knows it, too; one that was here already gets what changes.
+func TestComersWaitForTheLeadersWord(t *testing.T) {
+	inBubble(t, func(t *testing.T, w *world) {
+		configured(w.store, 1)
+		old := w.open("old", nil)
+		old.beat()
+		w.eventually("config of the old one", time.Second, func() bool { return len(old.got()) == 1 })
+		var vouched atomic.Pointer[time.Time]
+		now := time.Now()
+		vouched.Store(&now)
+		w.store.set(func(f *fakeStore) { f.vouched = func() time.Time { return *vouched.Load() } })
+		comer := w.open("comer", nil)
+		comer.beat()
+		configured(w.store, 2)
+		w.store.notify(fleet.TableDesired)
+		w.eventually("another config of the old one", time.Second, func() bool { return len(old.got()) == 2 })
+		time.Sleep(2 * time.Second)
+		if got := comer.got(); len(got) != 0 {
+			t.Fatalf("sent %v before the leader was asked", got)
+		}
+		later := time.Now()
+		vouched.Store(&later)
+		w.eventually("config of the comer", 100*time.Millisecond, func() bool { return len(comer.got()) == 1 })
+		if got := fmt.Sprint(versions(comer)); got != "[2]" {
+			t.Errorf("sent %v, want 2", got)
+		}
+		old.cancel()
+		comer.cancel()
+	})
+}
+
 func TestChangeReachesEveryoneSpread(t *testing.T) {
 	const agents = 60
 	inBubble(t, func(t *testing.T, w *world) {

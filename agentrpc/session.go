@@ -7,6 +7,7 @@ import (
 	"context"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"google.golang.org/grpc"
 
@@ -73,6 +74,10 @@ type outbox struct {
 	idle chan struct{} // closed by the last sender of a session that has ended
 
 	greeted bool // the headers are out
+	// since is when the session began, zero once this node's state is known to have
+	// all that was known then: an older one could take back what the agent was sent
+	// by the node it comes from.
+	since time.Time
 	// sentAt is when a task was last sent or reported, in Unix seconds, for
 	// those that may have to be again.
 	sentAt map[string]int64
@@ -82,6 +87,7 @@ func newSession(stream grpc.ServerStream, peer peerInfo, now int64, hard context
 	sess := &session{stream: stream, peer: peer, connectedAt: now}
 	sess.line.ended, sess.line.received = make(chan struct{}), make(chan struct{})
 	sess.out.idle = make(chan struct{})
+	sess.out.since = time.Now()
 	sess.line.appendCtx, sess.line.cancel = context.WithCancel(hard)
 	return sess
 }

@@ -20,6 +20,8 @@ import (
 const (
 	// asideEvery is how often a quarantined node asks to lose its vote.
 	asideEvery = 10 * time.Second
+	// askAsideWait bounds that: meanwhile it may become leader, and has to hand over.
+	askAsideWait = time.Second
 	// asideWait is how long a quarantined node leaves it to others to lead.
 	asideWait = 5 * time.Second
 	// freshAnswer is the age up to which a server's last answer shows that it lives.
@@ -103,6 +105,8 @@ func (s *Store) stepAside(ctx context.Context, r *raft.Raft) {
 		return
 	}
 	s.members.asked = time.Now()
+	ctx, cancel := context.WithTimeout(ctx, askAsideWait)
+	defer cancel()
 	err = s.askMembers(ctx, memberRequest{Demote: s.serverID()})
 	if _, refused := errors.AsType[*fleet.Refusal](err); refused && !s.members.keepsVote {
 		s.members.keepsVote = true

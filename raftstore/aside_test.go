@@ -23,6 +23,9 @@ func (w *world) quarantine(bad *member) {
 	must(w.t, w.leader().CreateUser(w.t.Context(), user("judges-"+bad.name)))
 	pass(5 * time.Second)
 	eventually(w.t, "it knows", func() bool { return bad.Status().Quarantined != "" })
+	// Until the leader has heard it, a second one with the same wrong state would make
+	// it two against one.
+	pass(2 * time.Second)
 }
 
 func (w *world) votes(of *member) bool {

@@ -27,6 +27,8 @@ const (
 	// leaves less time in which a node that was just cut off pushes what is old.
 	vouchEvery = 500 * time.Millisecond
 	vouchLimit = 3 * time.Second
+	// vouchPause is between two times, should more be wanted.
+	vouchPause = 50 * time.Millisecond
 )
 
 // watchLeadership notes the terms in which this node leads with everything of
@@ -135,9 +137,15 @@ func (s *Store) keepVouched(ctx context.Context, r *raft.Raft) error {
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-t.C:
+		case <-s.vouchWanted:
 		}
 		if s.Ready() && (r.State() == raft.Leader || s.opts.Peers != nil && r.State() == raft.Follower) {
 			s.vouched(ctx)
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(vouchPause):
 		}
 	}
 }
@@ -207,6 +215,26 @@ func (s *Store) Current() bool {
 		return r.State() == raft.Follower && time.Since(r.LastContact()) < contactLimit
 	}
 	return r.State() == raft.Follower && s.freshlyVouched()
+}
+
+// CurrentSince tells whether this node is current and has all that was known
+// anywhere at a moment: the leader was asked since. If only that is missing, it is
+// asked within some 50 ms.
+func (s *Store) CurrentSince(at time.Time) bool {
+	if !s.Current() {
+		return false
+	}
+	if vouched := s.vouchedAt.Load(); vouched != nil && vouched.After(at) {
+		return true
+	}
+	if s.opts.Peers == nil && s.raft.Load().State() != raft.Leader {
+		return true // nobody can be asked
+	}
+	select {
+	case s.vouchWanted <- struct{}{}:
+	default:
+	}
+	return false
 }
 
 // keepTime lets deadlines, expiry and retention pass on the leader, and cuts

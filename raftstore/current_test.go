@@ -72,6 +72,42 @@ func TestCurrentInPartition(t *testing.T) {
 	})
 }
 
+// A node that was just cut off is current for a while, but not since then: what the
+// others write meanwhile it does not have.
+func TestCurrentSince(t *testing.T) {
+	bubble(t, func(w *world) {
+		w.form(3)
+		since := func(m *member, at time.Time) time.Duration {
+			begin := time.Now()
+			for !m.CurrentSince(at) && time.Since(begin) < contactLimit {
+				pass(time.Millisecond)
+			}
+			return time.Since(begin)
+		}
+		for _, m := range w.running() {
+			if took := since(m, time.Now()); took > 200*time.Millisecond {
+				w.t.Errorf("%s: the leader had to be asked for %s", m.name, took)
+			}
+		}
+		cut := w.others(w.leader())[0]
+		w.divide([]*member{cut}, w.others(cut))
+		at := time.Now()
+		if !cut.Current() {
+			w.t.Error("a node is not current at once when it is cut off: this tests nothing")
+		}
+		if took := since(cut, at); took < contactLimit {
+			w.t.Errorf("a node that is cut off is current since then, after %s", took)
+		}
+		must(w.t, w.leader().CreateUser(w.t.Context(), user("meanwhile")))
+		index, _ := w.leader().State()
+		w.heal()
+		since(cut, at)
+		if applied, _ := cut.State(); !cut.CurrentSince(at) || applied < index {
+			w.t.Errorf("healed, it is current since: %t, at index %d of %d", cut.CurrentSince(at), applied, index)
+		}
+	})
+}
+
 const contactLimit = 5 * time.Second
 
 // A node that has less than others said they have is not current.

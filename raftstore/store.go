@@ -62,9 +62,11 @@ type life struct {
 	// vouchedAt is when the leader was last asked for an index that this node has
 	// applied since; nil: never.
 	vouchedAt atomic.Pointer[time.Time]
-	plan      *recoveryPlan // what Recover has to do; nil without Options.Recover
-	recovery  *Recovery     // what it did
-	story     story
+	// vouchWanted, of one, has the leader asked before it is time.
+	vouchWanted chan struct{}
+	plan        *recoveryPlan // what Recover has to do; nil without Options.Recover
+	recovery    *Recovery     // what it did
+	story       story
 }
 
 // writers is what bounds the writes under way.
@@ -98,7 +100,7 @@ func New(opts Options) (*Store, error) {
 	s := &Store{
 		opts: opts, logger: opts.Logger,
 		members: newMembers(),
-		life:    life{started: make(chan struct{}), ready: make(chan struct{})},
+		life:    life{started: make(chan struct{}), ready: make(chan struct{}), vouchWanted: make(chan struct{}, 1)},
 	}
 	if opts.Recover {
 		if err := checkRecoverable(opts.Dir); err != nil {
