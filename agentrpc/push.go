@@ -58,7 +58,7 @@ func (p *pusher) greet(sess *session) {
 	p.comers = append(p.comers, sess)
 }
 
-// welcome wakes those sessions for which that is so.
+// welcome has those sessions look again.
 func (p *pusher) welcome() {
 	p.mu.Lock()
 	comers := p.comers
