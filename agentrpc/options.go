@@ -32,8 +32,9 @@ type DesiredState interface {
 	Desired(agentID string) (fleet.Desired, error)
 	// Current tells whether this node's state is new enough to be sent to agents.
 	Current() bool
-	// CurrentSince tells whether it also has what was known anywhere at a moment;
-	// it sees to it that this is soon so.
+	// CurrentSince tells whether it is current and also has what was known anywhere
+	// at a moment; it sees to it that this is soon so. The zero time asks no more
+	// than Current.
 	CurrentSince(at time.Time) bool
 	// Watch returns a level-triggered channel of one and a function that ends it.
 	Watch(tables ...fleet.Table) (<-chan struct{}, func())

@@ -5,6 +5,7 @@ package agentrpc
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"time"
 
@@ -37,7 +38,14 @@ type pusher struct {
 	owed chan struct{} // of one
 
 	mu     sync.Mutex
-	comers []*session // their state is not yet known to be new enough
+	comers []comer // each session once, in the order in which they came
+}
+
+// comer is a session that waits until this node's state has all that was known at
+// a moment.
+type comer struct {
+	sess  *session
+	since time.Time
 }
 
 func newPusher(s *Server) *pusher { return &pusher{server: s, owed: make(chan struct{}, 1)} }
@@ -51,25 +59,36 @@ func (p *pusher) owe() {
 }
 
 // greet has a session served as soon as this node's state has all that was known
-// when it began.
-func (p *pusher) greet(sess *session) {
+// at a moment.
+func (p *pusher) greet(sess *session, since time.Time) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.comers = append(p.comers, sess)
+	if !sess.out.waits {
+		sess.out.waits = true
+		p.comers = append(p.comers, comer{sess, since})
+	}
 }
 
-// welcome has those sessions look again.
+// welcome wakes those for whom that is so. While this node is not current it owes
+// something to all of them.
 func (p *pusher) welcome() {
 	p.mu.Lock()
-	comers := p.comers
-	p.comers = nil
-	p.mu.Unlock()
-	if len(comers) > 0 && !p.server.opts.Desired.Current() {
-		p.owe()
-		return
+	defer p.mu.Unlock()
+	owe := len(p.comers) > 0 && !p.server.opts.Desired.Current()
+	n := 0
+	for ; n < len(p.comers); n++ {
+		c := p.comers[n]
+		if !owe && !p.server.opts.Desired.CurrentSince(c.since) {
+			break // those behind it came no sooner, or wait a moment more
+		}
+		c.sess.out.waits = false
+		if !owe {
+			p.server.nudge(c.sess)
+		}
 	}
-	for _, sess := range comers {
-		p.server.nudge(sess)
+	p.comers = slices.Delete(p.comers, 0, n)
+	if owe {
+		p.owe()
 	}
 }
 
@@ -174,18 +193,11 @@ func (s *Server) serve(sess *session) error {
 		}
 		sess.out.greeted = true
 	}
-	switch {
-	case sess.out.since.IsZero():
-		if !s.opts.Desired.Current() {
-			s.parts.pusher.owe()
-			return nil
-		}
-	case !s.opts.Desired.CurrentSince(sess.out.since):
-		s.parts.pusher.greet(sess)
+	if !s.opts.Desired.CurrentSince(sess.out.since) {
+		s.parts.pusher.greet(sess, sess.out.since)
 		return nil
-	default:
-		sess.out.since = time.Time{}
 	}
+	sess.out.since = time.Time{}
 	if err := s.pushConfig(sess); err != nil {
 		return err
 	}

@@ -173,6 +173,49 @@ func TestComersWaitForTheLeadersWord(t *testing.T) {
 	})
 }
 
+// While the leader does not answer, those that wait for its word cost next to
+// nothing, whatever else wakes them.
+func TestComersWaitOnce(t *testing.T) {
+	const agents = 40
+	inBubble(t, func(t *testing.T, w *world) {
+		configured(w.store, 1)
+		var asked atomic.Int64
+		var vouched atomic.Pointer[time.Time]
+		begin := time.Now()
+		vouched.Store(&begin)
+		w.store.set(func(f *fakeStore) {
+			f.vouched = func() time.Time { asked.Add(1); return *vouched.Load() }
+		})
+		comers := make([]*agent, agents)
+		for i := range comers {
+			comers[i] = w.open(fmt.Sprint("a", i), nil)
+			comers[i].beat()
+		}
+		for revision := range uint64(5) {
+			configured(w.store, revision+2)
+			w.store.notify(fleet.TableDesired)
+			time.Sleep(400 * time.Millisecond)
+		}
+		// Each asks when it comes and when it is woken, and one of them at each tick of 50 ms.
+		if n := asked.Load(); n > 2*agents+5*agents+2*20 {
+			t.Errorf("asked %d times for %d agents", n, agents)
+		}
+		now := time.Now()
+		vouched.Store(&now)
+		w.eventually("all have their config", 100*time.Millisecond, func() bool {
+			for _, a := range comers {
+				if fmt.Sprint(versions(a)) != "[6]" {
+					return false
+				}
+			}
+			return true
+		})
+		for _, a := range comers {
+			a.cancel()
+		}
+	})
+}
+
 func TestChangeReachesEveryoneSpread(t *testing.T) {
 	const agents = 60
 	inBubble(t, func(t *testing.T, w *world) {

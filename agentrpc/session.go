@@ -67,7 +67,7 @@ type lifeline struct {
 	cancel    context.CancelFunc
 }
 
-// outbox is what was sent. But for due and idle it is the sender's alone.
+// outbox is what was sent. But for due, idle and waits it is the sender's alone.
 type outbox struct {
 	// due is 0 while there is no sender, else it counts the nudges since that began.
 	due  atomic.Int64
@@ -78,6 +78,7 @@ type outbox struct {
 	// all that was known then: an older one could take back what the agent was sent
 	// by the node it comes from.
 	since time.Time
+	waits bool // among the pusher's comers, whose lock guards it
 	// sentAt is when a task was last sent or reported, in Unix seconds, for
 	// those that may have to be again.
 	sentAt map[string]int64

@@ -219,7 +219,7 @@ func (s *Store) Current() bool {
 
 // CurrentSince tells whether this node is current and has all that was known
 // anywhere at a moment: the leader was asked since. If only that is missing, it is
-// asked within some 50 ms.
+// asked within some 50 ms. The zero time asks no more than Current.
 func (s *Store) CurrentSince(at time.Time) bool {
 	if !s.Current() {
 		return false
